@@ -1,0 +1,1 @@
+"""marval_ray: one-step distillation (GSIM) and reinforcement learning of masked auto-regressive image models."""

@@ -1,0 +1,41 @@
+"""MAR's training mask: a random order and one mask ratio for the batch (arXiv 2406.11838, section 4)."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from marval_ray.types import Context
+
+RATIO_MIN, RATIO_MEAN, RATIO_STD = 0.7, 1.0, 0.25
+
+
+def mask_ratio(generator: torch.Generator) -> float:
+    """A draw from N(1, 0.25^2) truncated to [0.7, 1], by inverting its distribution function."""
+    low = _normal_cdf((RATIO_MIN - RATIO_MEAN) / RATIO_STD)
+    u = low + (0.5 - low) * torch.rand((), generator=generator, dtype=torch.float64)
+    return min(1.0, RATIO_MEAN + RATIO_STD * torch.special.ndtri(u).item())
+
+
+def mask_tokens(
+    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], generator: torch.Generator
+) -> Context:
+    """Hide ceil(ratio L) random positions of each image (CPU tensors)."""
+    batch, length, _ = tokens.shape
+    count = math.ceil(length * mask_ratio(generator))
+    orders = torch.rand(batch, length, generator=generator).argsort(dim=1)
+    hidden, known = orders[:, :count].sort(dim=1).values, orders[:, count:].sort(dim=1).values
+    return Context(tokens, labels, known, hidden)
+
+
+def drop_labels(
+    labels: Int64[Tensor, " B"], null_label: int, probability: float, generator: torch.Generator
+) -> Int64[Tensor, " B"]:
+    """Replace each label by the null class with `probability` (classifier-free guidance training)."""
+    dropped = torch.rand(labels.shape, generator=generator) < probability
+    return torch.where(dropped, null_label, labels)
+
+
+def _normal_cdf(x: float) -> float:
+    return 0.5 * (1 + math.erf(x / math.sqrt(2)))

@@ -1,0 +1,169 @@
+"""MAR, the masked auto-regressive backbone (arXiv 2406.11838), and its denoising head.
+
+The encoder sees class tokens and the known tokens only; the decoder sees all positions and gives each hidden
+position the condition z from which the head denoises its token.
+
+Shape suffixes: B images, L tokens an image, K known tokens, P predicted tokens, D token channels, C encoder width,
+W decoder width, b class ("buffer") tokens. Parameter names are those of the published checkpoints.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from marval_ray.config import ModelConfig
+from marval_ray.models.head import DenoisingHead
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x_BTC)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, norm_eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = FeedForward(width, int(width * mlp_ratio))
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BTC = x_BTC + self.attn(self.norm1(x_BTC))
+        return x_BTC + self.mlp(self.norm2(x_BTC))
+
+
+class DiffusionLoss(nn.Module):
+    """Holds the head under the name that the published checkpoints give it, `diffloss.net`."""
+
+    def __init__(self, net: DenoisingHead):
+        super().__init__()
+        self.net = net
+
+
+class MAR(nn.Module):
+    """Backbone and head. `labels` may hold `config.num_classes`, which stands for the null class."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        c = self.config = config
+        length = c.num_tokens
+        self.class_emb = nn.Embedding(c.num_classes, c.encoder_width)
+        self.fake_latent = nn.Parameter(torch.zeros(1, c.encoder_width))
+        self.z_proj = nn.Linear(c.token_channels, c.encoder_width)
+        self.z_proj_ln = nn.LayerNorm(c.encoder_width, eps=1e-6)
+        self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, c.buffer_size + length, c.encoder_width))
+        self.encoder_blocks = nn.ModuleList(
+            Block(c.encoder_width, c.encoder_heads, c.mlp_ratio, c.norm_eps) for _ in range(c.encoder_depth)
+        )
+        self.encoder_norm = nn.LayerNorm(c.encoder_width, eps=c.norm_eps)
+        self.decoder_embed = nn.Linear(c.encoder_width, c.decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, c.decoder_width))
+        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, c.buffer_size + length, c.decoder_width))
+        self.decoder_blocks = nn.ModuleList(
+            Block(c.decoder_width, c.decoder_heads, c.mlp_ratio, c.norm_eps) for _ in range(c.decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(c.decoder_width, eps=c.norm_eps)
+        self.diffusion_pos_embed_learned = nn.Parameter(torch.zeros(1, length, c.decoder_width))
+        self._initialise()
+        self.diffloss = DiffusionLoss(DenoisingHead(c.token_channels, c.decoder_width, c.head_width, c.head_depth))
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for parameter in (
+            self.class_emb.weight,
+            self.fake_latent,
+            self.mask_token,
+            self.encoder_pos_embed_learned,
+            self.decoder_pos_embed_learned,
+            self.diffusion_pos_embed_learned,
+        ):
+            nn.init.normal_(parameter, std=0.02)
+
+    @property
+    def head(self) -> DenoisingHead:
+        return self.diffloss.net
+
+    def embed_labels(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """Class embeddings; the label `num_classes` gives the null embedding (`fake_latent`)."""
+        return F.embedding(labels, torch.cat([self.class_emb.weight, self.fake_latent]))
+
+    def encode(
+        self, known_BKD: Float[Tensor, "B K D"], known: Int64[Tensor, "B K"], labels: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B bK C"]:
+        """Encode the known tokens, given with their ascending positions; class tokens come first in the result."""
+        b = self.config.buffer_size
+        class_tokens = self.embed_labels(labels)[:, None].expand(-1, b, -1) + self.encoder_pos_embed_learned[:, :b]
+        positions = self.encoder_pos_embed_learned[0, b:][known]
+        x = torch.cat([class_tokens, self.z_proj(known_BKD) + positions], dim=1)
+        x = self.z_proj_ln(x)
+        for block in self.encoder_blocks:
+            x = block(x)
+        return self.encoder_norm(x)
+
+    def decode(
+        self, encoded: Float[Tensor, "B bK C"], known: Int64[Tensor, "B K"], wanted: Int64[Tensor, "B P"]
+    ) -> Float[Tensor, "B P W"]:
+        """The condition z at the `wanted` positions."""
+        b, length = self.config.buffer_size, self.config.num_tokens
+        embedded = self.decoder_embed(encoded)
+        tokens = self.mask_token.to(embedded.dtype).expand(len(known), length, -1)
+        tokens = tokens.scatter(1, known[..., None].expand(-1, -1, embedded.shape[-1]), embedded[:, b:])
+        x = torch.cat([embedded[:, :b], tokens], dim=1) + self.decoder_pos_embed_learned
+        for block in self.decoder_blocks:
+            x = block(x)
+        z = self.decoder_norm(gather_tokens(x[:, b:], wanted))
+        return z + self.diffusion_pos_embed_learned[0][wanted]
+
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
+        known: Int64[Tensor, "B K"], wanted: Int64[Tensor, "B P"],
+    ) -> Float[Tensor, "B P W"]:  # fmt: skip
+        """z at `wanted`, seeing of `tokens` only those at `known` (positions ascending in both)."""
+        return self.decode(self.encode(gather_tokens(tokens, known), known, labels), known, wanted)
+
+
+def gather_tokens(tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
+    """tokens[b, positions[b, p]]."""
+    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def scatter_tokens(
+    tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"], values: Float[Tensor, "B P D"]
+) -> Float[Tensor, "B L D"]:
+    """A copy of `tokens` with `values` written at `positions`."""
+    return tokens.scatter(1, positions[..., None].expand(-1, -1, tokens.shape[-1]), values)
+
+
+def patchify(latents: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B L D"]:
+    """Latents to tokens: row-major patches, features ordered (channel, row, column)."""
+    return F.unfold(latents, patch, stride=patch).transpose(1, 2)
+
+
+def unpatchify(tokens: Float[Tensor, "B L D"], patch: int) -> Float[Tensor, "B C H W"]:
+    """Inverse of `patchify` for square latents."""
+    side = int(tokens.shape[1] ** 0.5) * patch
+    return F.fold(tokens.transpose(1, 2), (side, side), patch, stride=patch)

@@ -1,0 +1,28 @@
+"""The frozen dataclasses that cross the borders between modules, processes and machines."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a model knows of a batch of real images: everything but the tokens at `hidden`.
+
+    tokens: normalised latents, about N(0, 1); labels: 0..num_classes - 1, or num_classes for "no class".
+    known and hidden: ascending positions; together they are all L of them.
+    """
+
+    tokens: Float[Tensor, "B L D"]
+    labels: Int64[Tensor, " B"]
+    known: Int64[Tensor, "B K"]
+    hidden: Int64[Tensor, "B P"]
+
+    def to(self, device: torch.device | str) -> "Context":
+        return Context(*(value.to(device) for value in (self.tokens, self.labels, self.known, self.hidden)))
+
+    def without_labels(self, null_label: int) -> "Context":
+        """The same known tokens under the null class."""
+        return Context(self.tokens, torch.full_like(self.labels, null_label), self.known, self.hidden)
