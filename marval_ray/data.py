@@ -1,0 +1,97 @@
+"""Parquet of latents: columns `mean` and `std` (fixed-size lists of float16, C * h * w) and `label` (int64).
+
+A rank reads the row groups rank, rank + world, ... and keeps them in memory, so that ranks share the data without
+talking. Batches are a function of (seed, step): nothing has to be replayed to resume.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from marval_ray.files import atomic_path
+
+COLUMNS = ("mean", "std", "label")
+
+
+class LatentDataset:
+    """Latents of one rank's share of `path` (a Parquet file or a folder of them).
+
+    Raises ValueError on missing columns, on a latent size other than `shape` (C, h, w), and when there are fewer
+    row groups than ranks.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], rank: int = 0, world: int = 1):
+        groups = [(file, group) for file in _parquet_files(path) for group in range(_check(file, shape))]
+        if len(groups) < world:
+            raise ValueError(f"{path} has {len(groups)} row group(s), fewer than {world} ranks: write smaller ones")
+        tables = [pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS)) for file, group in groups[rank::world]]
+        table = pa.concat_tables(tables).combine_chunks()
+        self.shape = shape
+        self.mean, self.std = (_values(table[name], shape) for name in ("mean", "std"))
+        self.labels = table["label"].to_numpy()
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Float[Tensor, "B C h w"], Int64[Tensor, " B"]]:
+        """Batch number `step`: posterior samples of the latents, and labels. Each epoch has its own permutation."""
+        places = np.arange(step * size, (step + 1) * size)
+        epochs, offsets = places // len(self), places % len(self)
+        rows = np.array([self._permutation(seed, e)[o] for e, o in zip(epochs.tolist(), offsets.tolist())])
+        mean, std = (torch.from_numpy(values[rows]).float() for values in (self.mean, self.std))
+        noise = np.random.default_rng((seed, step, self.rank, 1)).standard_normal(mean.shape, dtype=np.float32)
+        return mean + std * torch.from_numpy(noise), torch.from_numpy(self.labels[rows])
+
+    @lru_cache(maxsize=2)  # noqa: B019  (a dataset lives as long as its process)
+    def _permutation(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch, self.rank, 0)).permutation(len(self))
+
+
+def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndarray, group: int = 500) -> None:
+    """Write latents (N, C, h, w) as Parquet with row groups of `group` images."""
+    size = int(np.prod(mean.shape[1:]))
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), size)
+        for name, values in (("mean", mean), ("std", std))
+    }
+    table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=group)
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise ValueError(f"no Parquet file at {path}: jobs/encode.py writes one from images")
+    return files
+
+
+def _check(file: Path, shape: tuple[int, int, int]) -> int:
+    """The number of row groups of `file`, once its columns are known to fit."""
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
+    schema = parquet.schema_arrow
+    missing = sorted(set(COLUMNS) - set(schema.names))
+    if missing:
+        raise ValueError(f"{file} lacks the column(s) {missing}; latents need {list(COLUMNS)}, it has {schema.names}")
+    expected = int(np.prod(shape))
+    for name in ("mean", "std"):
+        kind = schema.field(name).type
+        found = kind.list_size if pa.types.is_fixed_size_list(kind) else f"no fixed size ({kind})"
+        if found != expected:
+            raise ValueError(f"{file}: `{name}` holds {found} values an image, this model needs {shape} = {expected}")
+    return parquet.num_row_groups
+
+
+def _values(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, *shape)
