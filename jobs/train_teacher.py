@@ -1,0 +1,113 @@
+"""Train a MAR teacher on Parquet latents in one process (CPU or one GPU): AdamW, EMA, cosine learning rate.
+
+It exists for the embedded default; published MAR checkpoints need no training here.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from marval_ray.config import MODELS
+from marval_ray.data import LatentDataset
+from marval_ray.files import atomic_path
+from marval_ray.losses.mar import context_loss
+from marval_ray.masking import drop_labels, mask_tokens
+from marval_ray.models.mar import MAR, gather_tokens, patchify
+from marval_ray.schedule import cosine_diffusion
+from marval_ray.weights import EMA, save_model
+
+
+@dataclass(frozen=True)
+class Config:
+    latents: Path = Path("data/fashion-mnist/latents-train.parquet")
+    preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] = "tiny"
+    out: Path = Path("runs/teacher")
+    steps: int = 7500
+    batch: int = 32
+    repeats: int = 2
+    """Draws of (timestep, noise) for each token in a step."""
+    lr: float = 1e-3
+    warmup: int = 300
+    weight_decay: float = 0.02
+    ema: float = 0.999
+    label_drop: float = 0.1
+    seed: int = 0
+    save_every: int = 500
+    resume: bool = False
+    """Continue from OUT/state.pt."""
+
+
+def learning_rate_factor(step: int, config: Config) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) -> dict[str, Tensor]:
+    """Back-propagate one batch; all draws come from (seed, step)."""
+    device = model.mask_token.device
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    latents, labels = dataset.batch(config.seed, step, config.batch)
+    labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
+    context = mask_tokens(patchify(latents, model.config.patch_size), labels, generator).to(device)
+    target = gather_tokens(context.tokens, context.hidden)
+    loss = context_loss(model, context, target, config.repeats, cosine_diffusion().to(device), generator)
+    loss.value.backward()
+    return loss.metrics
+
+
+def main(config: Config) -> None:
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    c = MODELS[config.preset]
+    dataset = LatentDataset(config.latents, (c.latent_channels, c.latent_size, c.latent_size))
+    model = MAR(c).to(device)
+    ema = EMA(dict(model.named_parameters()), config.ema)
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    state_path, start = config.out / "state.pt", 0
+    if config.resume:
+        start = load_state(state_path, model, ema, optimizer)
+    bar = tqdm(range(start, config.steps), desc="teacher", initial=start, total=config.steps, mininterval=5)
+    average = None
+    for step in bar:
+        metrics = train_step(model, dataset, step, config)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = config.lr * learning_rate_factor(step, config)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(dict(model.named_parameters()))
+        average = metrics["mse"].item() if average is None else 0.98 * average + 0.02 * metrics["mse"].item()
+        bar.set_postfix(mse=f"{average:.4f}", refresh=False)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            save_state(state_path, step + 1, model, ema, optimizer)
+            save_model(config.out, "teacher", ema.shadow, c, torch.float32)
+
+
+def save_state(path: Path, step: int, model: MAR, ema: EMA, optimizer: torch.optim.Optimizer) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path, model: MAR, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+    """Restore a saved state and return the number of finished steps."""
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
