@@ -1,0 +1,70 @@
+"""DeepSpeed engines: any ZeRO stage, bf16 compute over float32 weights on GPUs, float32 on CPUs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from marval_ray.config import LearnerConfig
+
+# DeepSpeed picks its accelerator when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed  # noqa: E402
+
+# Compiled on first use for minutes; gloo does the same work on CPUs.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def engine_config(config: LearnerConfig, lr: float, cuda: bool) -> dict:
+    """DeepSpeed's configuration of one network.
+
+    Weights, gradients and optimiser states stay float32 (a step of 5e-6 is below bf16's resolution); bf16 is the
+    dtype of the matrix products, through autocast.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": config.batch,
+        "gradient_clipping": config.grad_clip,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": lr, "betas": list(config.betas), "weight_decay": config.weight_decay, "torch_adam": True,
+            },
+        },
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": cuda, "dtype": "bfloat16"},
+    }  # fmt: skip
+
+
+def make_engine(module: nn.Module, config: LearnerConfig, lr: float, device: torch.device) -> deepspeed.DeepSpeedEngine:
+    """An engine around `module`; the process group must exist."""
+    module = module.to(device)
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    engine, *_ = deepspeed.initialize(
+        model=module, model_parameters=list(module.parameters()), config=engine_config(config, lr, device.type == "cuda")
+    )
+    return engine
+
+
+def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> None:
+    """One optimiser step on `loss` (averaged over ranks)."""
+    set_lr(engine, lr)
+    engine.backward(loss)
+    engine.step()
+
+
+@contextmanager
+def whole_parameters(engine: deepspeed.DeepSpeedEngine, module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """The parameters of `module`, gathered from all ranks under ZeRO 3."""
+    parameters = dict(module.named_parameters())
+    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=engine.zero_optimization_stage() == 3):
+        yield parameters
