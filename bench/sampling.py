@@ -1,0 +1,179 @@
+"""Speed of sampling with random weights: FLOPs, seconds and the share of this machine's fp32 matmul peak.
+
+A few of the AR loops are timed, evenly spread, each after its own earlier loops would have revealed their tokens.
+Large square matmuls run in between, with the same threads; the best of them is the peak. Each loop counts with the
+best of `repeats`, so that other load on the machine hits both sides alike.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from marval_ray.config import MODELS, ModelConfig
+from marval_ray.models.head import TIME_FEATURES
+from marval_ray.models.mar import MAR
+from marval_ray.sampling import Ancestral, Draws, Loop, OneStep, TokenSampler, plan_loops, run_loop
+
+PEAK_SIZES = (2048, 3072, 4096)
+TOLERANCE = 1e-3
+"""Largest relative gap between counted FLOPs and the formula."""
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = "mar-b"
+    batch: int = 8
+    loops: int = 64
+    """AR loops of a whole image."""
+    measured: int = 2
+    """How many of them are timed."""
+    repeats: int = 2
+    steps: int = 100
+    """The teacher's diffusion steps; all of them are run."""
+    cfg: float = 3.0
+    """The teacher's guidance scale; 1 turns guidance off."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in MODELS:
+            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(MODELS)}")
+        if not 1 <= self.measured <= self.loops:
+            raise ValueError(f"measured must be in 1..loops ({self.loops}), got {self.measured}")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sums over the measured loops; `peak_gflops` is the best matmul that ran between them."""
+
+    name: str
+    flops: int
+    seconds: float
+    peak_gflops: float
+
+    @property
+    def gflops(self) -> float:
+        return self.flops / self.seconds / 1e9
+
+    @property
+    def share(self) -> float:
+        return self.gflops / self.peak_gflops
+
+
+def loop_flops(c: ModelConfig, loop: Loop, guided: bool, head_calls: int) -> int:
+    """FLOPs of the matrix products of one AR loop by formula; 2 for each multiply-add."""
+    images, known = loop.known.shape
+    predicted, rows = loop.predicted.shape[1], images * (2 if guided else 1)
+    length = c.buffer_size + c.num_tokens
+
+    def block(width: int, tokens: int, queries: int) -> int:
+        per_query = width * width * (1 + 2 * int(width * c.mlp_ratio) / width)
+        return int(3 * tokens * width * width + queries * per_query + 2 * queries * tokens * width)
+
+    encoder = c.encoder_depth * block(c.encoder_width, c.buffer_size + known, c.buffer_size + known)
+    encoder += known * c.token_channels * c.encoder_width
+    decoder = (c.buffer_size + known) * c.encoder_width * c.decoder_width
+    decoder += c.decoder_depth * block(c.decoder_width, length, length)
+    w = c.head_width
+    token = c.head_depth * 5 * w * w + 2 * w * w + 3 * c.token_channels * w
+    head = rows * predicted * (head_calls * token + c.decoder_width * w) + head_calls * (TIME_FEATURES * w + w * w)
+    return 2 * (rows * (encoder + decoder) + head)
+
+
+def counted_flops(config: ModelConfig, sampler: TokenSampler, loop: Loop) -> int:
+    """FLOPs of the same loop as PyTorch's counter sees them, on tensors without storage."""
+    with torch.device("meta"):
+        model = MAR(config)
+    shape = (len(loop.known), config.num_tokens, config.token_channels)
+    tokens = torch.empty(shape, device="meta")
+    draws = Draws(tokens[..., 0].long(), tokens, torch.empty(sampler.noise_steps, *shape, device="meta"))
+    meta_loop = Loop(loop.known.to("meta"), loop.predicted.to("meta"), loop.revealed)
+    # The fused attention kernel of CPUs is unknown to the counter; plain matrix products are known.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run_loop(model, sampler, tokens, tokens[:, 0, 0].long(), meta_loop, draws)
+    return counter.get_total_flops()
+
+
+def checked_flops(config: ModelConfig, sampler: TokenSampler, loop: Loop) -> int:
+    """Counted FLOPs; RuntimeError when the formula disagrees."""
+    counted = counted_flops(config, sampler, loop)
+    formula = loop_flops(config, loop, sampler.guided, max(1, sampler.noise_steps))
+    if abs(formula / counted - 1) > TOLERANCE:
+        raise RuntimeError(f"the counter sees {counted:,} FLOPs, the formula gives {formula:,}: correct loop_flops")
+    return counted
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def matmul_gflops() -> float:
+    """The best of one product of each size."""
+    squares = [torch.rand(n, n) for n in PEAK_SIZES]
+    return max(2 * len(a) ** 3 / seconds_of(lambda a=a: torch.mm(a, a)) / 1e9 for a in squares)
+
+
+def random_model(config: ModelConfig) -> MAR:
+    """A model with normal weights; much cheaper than its true initialisation, and speed does not see the values."""
+    with torch.device("meta"):
+        model = MAR(config)
+    model = model.to_empty(device="cpu").requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.02)
+    return model
+
+
+def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], repeats: int) -> Figures:
+    """Time `loops`, with matmuls before each of them and at the end."""
+    c, batch = model.config, len(loops[0].known)
+    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, sampler.noise_steps)
+    labels: Tensor = torch.arange(batch) % c.num_classes
+    peaks, seconds = [], 0.0
+    for loop in loops:
+        times = []
+        for _ in range(repeats):
+            peaks.append(matmul_gflops())
+            times.append(seconds_of(lambda loop=loop: run_loop(model, sampler, draws.initial, labels, loop, draws)))
+        seconds += min(times)
+    peaks.append(matmul_gflops())
+    return Figures(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))
+
+
+def spread(items: list[Loop], count: int) -> list[Loop]:
+    """`count` of `items` from the middles of equal parts."""
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
+
+
+@torch.no_grad()
+def main(config: Config) -> None:
+    model_config = MODELS[config.preset]
+    orders = torch.stack([torch.randperm(model_config.num_tokens) for _ in range(config.batch)])
+    loops = spread(list(plan_loops(orders, config.loops)), config.measured)
+    model = random_model(model_config)
+    samplers = {
+        "student": OneStep(model_config.student_timestep),
+        "teacher": Ancestral(steps=config.steps, cfg=config.cfg),
+    }
+    print(f"{config.preset}, batch {config.batch}, {len(loops)} of {config.loops} loops, threads {torch.get_num_threads()}")
+    print(f"{'':8}{'GFLOP':>10}{'seconds':>10}{'GFLOP/s':>10}{'peak':>10}{'share':>8}")
+    results = {}
+    for name, sampler in samplers.items():
+        f = measure(name, model, sampler, loops, config.repeats)
+        print(f"{name:8}{f.flops / 1e9:10.1f}{f.seconds:10.3f}{f.gflops:10.1f}{f.peak_gflops:10.1f}{f.share:8.2f}", flush=True)
+        results[name] = asdict(f) | {"gflops": f.gflops, "share": f.share}
+    if config.json:
+        config.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
