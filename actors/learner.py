@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -44,42 +45,52 @@ class GSIMLearner:
     def __init__(self, run: GSIMRun, device: torch.device):
         self.run, self.device = run, device
         self.rank, world = dist.get_rank(), dist.get_world_size()
-        c = run.model
-        self.dataset = LatentDataset(run.latents, (c.latent_channels, c.latent_size, c.latent_size), self.rank, world)
+        self.dataset = LatentDataset(run.latents, run.model.latent_shape, self.rank, world)
         self.diffusion = cosine_diffusion().to(device)
-        self.teacher = load_model(run.teacher, c).eval().requires_grad_(False).to(device)
-        self.student = make_engine(Student(load_model(run.teacher, c)), run.learner, run.learner.lr, device)
-        auxiliary = Auxiliary(load_model(run.teacher, c))
+        self.teacher = load_model(run.teacher, run.model).eval().requires_grad_(False).to(device)
+        self.student = make_engine(Student(load_model(run.teacher, run.model)), run.learner, run.learner.lr, device)
+        auxiliary = Auxiliary(load_model(run.teacher, run.model))
         self.auxiliary = make_engine(auxiliary, run.learner, run.learner.auxiliary_lr, device)
         with whole_parameters(self.student, self.student.module.mar) as parameters:
             self.ema = EMA(parameters, run.learner.ema) if self.rank == 0 else None
-        self.bad_steps = 0
+        self.bad_steps = self.skipped = 0
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Update number `step`: the auxiliary network `auxiliary_updates` times, then the student once."""
+        """Update number `step`: the auxiliary network `auxiliary_updates` times, then the student once.
+
+        An update with a loss or gradient that is not finite on some rank is skipped on all of them. Raises
+        NonFiniteError after `max_bad_steps` such steps in a row.
+        """
         updates = self.run.gsim.auxiliary_updates
         factor = self.run.learner.lr_factor(step)
+        bad: list[str] = []
         for index in range(updates):
             generator = self._generator(step, index)
             context = self._context(step * updates + index, generator)
             noise = self._normal((context.hidden.numel(), context.tokens.shape[-1]), generator)
+            # The student's update reuses the tokens of the last pass.
             with torch.set_grad_enabled(index == updates - 1):
                 x_0 = self.student(context, noise)
-            metrics = self._update_auxiliary(step, context, x_0.detach(), factor, generator)
+            loss, metrics = self._auxiliary_loss(context, x_0.detach(), generator)
+            if self._all_finite(loss):
+                update(self.auxiliary, loss, self.run.learner.auxiliary_lr * factor)
+            else:
+                bad.append("auxiliary loss")
         generated = self._generator_step(context, x_0.detach(), generator)
-        if self._finite(step, "student's gradient", generated.gradient):
+        if self._all_finite(generated.gradient, generated.metrics["loss"]):
             update(self.student, generated.surrogate(x_0).value, self.run.learner.lr * factor)
             self._update_ema()
+        else:
+            bad.append("generator loss or its gradient")
+        self._count(step, bad)
         return metrics | {f"generator/{name}": value for name, value in generated.metrics.items()}
 
-    def _update_auxiliary(
-        self, step: int, context: Context, x_0: Tensor, factor: float, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def _auxiliary_loss(
+        self, context: Context, x_0: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = x_0.unflatten(0, context.hidden.shape)
         loss, metrics = self.auxiliary(context, tokens, self.run.gsim.repeats, generator)
-        if self._finite(step, "auxiliary loss", loss):
-            update(self.auxiliary, loss, self.run.learner.auxiliary_lr * factor)
-        return {f"auxiliary/{name}": value for name, value in metrics.items()}
+        return loss, {f"auxiliary/{name}": value for name, value in metrics.items()}
 
     def _generator_step(self, context: Context, x_0: Tensor, generator: torch.Generator) -> GeneratorStep:
         """The gradient at the student's tokens; both backbones run without gradient, as z depends on c alone."""
@@ -125,8 +136,8 @@ class GSIMLearner:
         return mask_tokens(patchify(latents, self.run.model.patch_size), labels, generator).to(self.device)
 
     def _generator(self, step: int, index: int) -> torch.Generator:
-        seed = hash((self.run.seed, step, index, self.rank))  # of integers: the same in every process
-        return torch.Generator().manual_seed(seed % 2**63)
+        (seed,) = np.random.SeedSequence((self.run.seed, step, index, self.rank)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(seed))
 
     def _normal(self, shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator).to(self.device)
@@ -139,17 +150,21 @@ class GSIMLearner:
             if self.ema is not None:
                 self.ema.update(parameters)
 
-    def _finite(self, step: int, name: str, value: Tensor) -> bool:
-        """Whether `value` is finite on every rank. Counts updates that are not, and gives up after too many."""
-        finite = value.detach().isfinite().all().float()
+    def _all_finite(self, *values: Tensor) -> bool:
+        """Whether all values are finite on every rank."""
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all().float()
         dist.all_reduce(finite, dist.ReduceOp.MIN)
-        self.bad_steps = 0 if finite else self.bad_steps + 1
+        return bool(finite)
+
+    def _count(self, step: int, bad: list[str]) -> None:
+        """Count steps that were not finite, and give up after too many in a row."""
+        self.skipped += bool(bad)
+        self.bad_steps = self.bad_steps + 1 if bad else 0
         if self.bad_steps >= self.run.learner.max_bad_steps:
             raise NonFiniteError(
-                f"{self.bad_steps} updates in a row were not finite (last: {name} at update {step}); "
+                f"{self.bad_steps} updates in a row were not finite (last: {', '.join(bad)} at update {step}); "
                 "lower learner.lr and learner.auxiliary_lr, or check the latents' scale"
             )
-        return bool(finite)
 
 
 @torch.no_grad()

@@ -41,6 +41,11 @@ class ModelConfig:
         return (self.latent_size // self.patch_size) ** 2
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, rows, columns)."""
+        return self.latent_channels, self.latent_size, self.latent_size
+
+    @property
     def token_channels(self) -> int:
         return self.latent_channels * self.patch_size**2
 
@@ -99,8 +104,8 @@ class GSIMConfig:
 class LearnerConfig:
     """Optimisation of student and auxiliary network, and how it is spread over workers."""
 
-    steps: int = 0
-    """Updates of the student."""
+    steps: int = 75_000
+    """Updates of the student; 75,000 of 512 images are the paper's 30 epochs."""
     batch: int = 64
     """Images a worker and update."""
     lr: float = 5e-6
@@ -114,17 +119,19 @@ class LearnerConfig:
     ema: float = 0.9999
     grad_clip: float = 1.0
     workers: int = 1
-    gpus_per_worker: float = 0.0
-    cpus_per_worker: float = 1.0
+    gpus_per_worker: int = 0
+    cpus_per_worker: int = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage of both networks."""
+    max_failures: int = 3
+    """How often Ray Train restarts lost workers from the last checkpoint before it gives up."""
     max_bad_steps: int = 10
     """Stop after so many updates in a row with a loss or gradient that is not finite."""
     log_every: int = 10
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("batch", "workers", "log_every", "checkpoint_every", "max_bad_steps"):
+        for name in ("steps", "batch", "workers", "cpus_per_worker", "log_every", "checkpoint_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"learner.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
@@ -134,3 +141,29 @@ class LearnerConfig:
         """Factor of the learning rates at update `step`."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         return warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.lr_decay else 1.0)
+
+
+@dataclass(frozen=True)
+class GSIMPreset:
+    model: ModelConfig
+    gsim: GSIMConfig
+    learner: LearnerConfig
+
+
+_PAPER = LearnerConfig(workers=8, gpus_per_worker=1, cpus_per_worker=4, zero_stage=1)
+
+GSIM_PRESETS = {
+    # Found by measurement: docs/results.md.
+    "tiny": GSIMPreset(
+        MODELS["tiny"],
+        GSIMConfig(w=2.0, k=-0.4),
+        LearnerConfig(
+            steps=400, batch=64, lr=1e-4, auxiliary_lr=2e-4, betas=(0.0, 0.999), ema=0.995,
+            cpus_per_worker=2, checkpoint_every=100,
+        ),
+    ),
+    "mar-b": GSIMPreset(MODELS["mar-b"], GSIMConfig(), _PAPER),
+    "mar-l": GSIMPreset(MODELS["mar-l"], GSIMConfig(), _PAPER),
+    "mar-h": GSIMPreset(MODELS["mar-h"], GSIMConfig(), _PAPER),
+}  # fmt: skip
+"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Table 1)."""

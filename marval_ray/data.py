@@ -27,7 +27,7 @@ class LatentDataset:
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], rank: int = 0, world: int = 1):
-        groups = [(file, group) for file in _parquet_files(path) for group in range(_check(file, shape))]
+        groups = [(file, group) for file in _parquet_files(path) for group in range(_row_groups(file, shape))]
         if len(groups) < world:
             raise ValueError(f"{path} has {len(groups)} row group(s), fewer than {world} ranks: write smaller ones")
         tables = [pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS)) for file, group in groups[rank::world]]
@@ -54,6 +54,12 @@ class LatentDataset:
         return np.random.default_rng((seed, epoch, self.rank, 0)).permutation(len(self))
 
 
+def check_latents(path: Path, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read."""
+    for file in _parquet_files(path):
+        _row_groups(file, shape)
+
+
 def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndarray, group: int = 500) -> None:
     """Write latents (N, C, h, w) as Parquet with row groups of `group` images."""
     size = int(np.prod(mean.shape[1:]))
@@ -73,7 +79,7 @@ def _parquet_files(path: Path) -> list[Path]:
     return files
 
 
-def _check(file: Path, shape: tuple[int, int, int]) -> int:
+def _row_groups(file: Path, shape: tuple[int, int, int]) -> int:
     """The number of row groups of `file`, once its columns are known to fit."""
     try:
         parquet = pq.ParquetFile(file)

@@ -24,5 +24,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON; paths in it become strings."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, default=os.fspath) + "\n")

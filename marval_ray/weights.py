@@ -60,8 +60,13 @@ class EMA:
 def save_model(folder: Path, name: str, state: StateDict, config: ModelConfig, dtype: torch.dtype) -> None:
     """Write `folder/name.safetensors` and `folder/config.json`, enough to rebuild the model."""
     write_json(folder / "config.json", {"model": asdict(config)})
+    save_weights(folder / f"{name}.safetensors", state, dtype)
+
+
+def save_weights(path: Path, state: StateDict, dtype: torch.dtype) -> None:
+    """Write the tensors of `state` as safetensors, cast to `dtype`."""
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    with atomic_path(folder / f"{name}.safetensors") as temporary:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
 
 

@@ -1,0 +1,63 @@
+"""Records a run where the driver is: metrics.jsonl, TensorBoard, a progress bar. Works without Ray."""
+
+import json
+from pathlib import Path
+
+import ray
+from ray.experimental import tqdm_ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch.utils.tensorboard import SummaryWriter
+
+from marval_ray.files import atomic_path
+
+SHOWN = {"generator/loss": "loss", "generator/l2": "l2", "auxiliary/mse": "aux", "images_per_second": "img/s"}
+"""Metrics beside the progress bar."""
+
+
+class Recorder:
+    """Writes what a learner reports into `folder`. Metrics are numbers by name; steps count finished updates."""
+
+    def __init__(self, folder: Path, total: int):
+        self.folder, self.total = folder, total
+        self.path = folder / "metrics.jsonl"
+        self.failure: str | None = None
+
+    def begin(self, step: int) -> None:
+        """(Re)start after `step` updates: what was recorded beyond them will be done again."""
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        self.bar = tqdm_ray.tqdm(desc="gsim", total=self.total, unit="step")
+        self.bar.update(step)
+        self.step = step
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self.board.add_scalar(name, value, step)
+        self.bar.set_description("gsim " + " ".join(f"{short} {metrics[name]:.3g}" for name, short in SHOWN.items()))
+        self.bar.update(step - self.step)
+        self.step = step
+
+    def fail(self, message: str) -> None:
+        """Note why the learner gave up; the driver asks for it."""
+        self.failure = message
+
+    def finish(self) -> str | None:
+        """Close the files; the failure, if there was one."""
+        self.bar.close()
+        self.board.close()
+        return self.failure
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def recorder_actor(folder: Path, total: int) -> ray.actor.ActorHandle:
+    """A recorder on the driver's own node, where `folder` is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total)

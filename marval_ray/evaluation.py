@@ -1,0 +1,48 @@
+"""Figures of a model against the number of AR loops."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from marval_ray.generate import Generation
+from marval_ray.metrics import Evaluator
+
+Row = dict[str, Any]
+"""model, n_ar, fd, accuracy, diversity, samples, images_per_second."""
+
+
+def measure(
+    name: str, generation: Generation, labels: Int64[Tensor, " N"], seed: int, evaluator: Evaluator
+) -> tuple[Row, Float[Tensor, "N C H W"]]:
+    """Draw an image for each label; their scores, the speed (decoding included), and the images themselves."""
+    begin = time.perf_counter()
+    images = generation.images(labels, seed, progress=f"{name} N_AR={generation.loops}")
+    seconds = time.perf_counter() - begin
+    scores = asdict(evaluator.score(images, labels))
+    return {"model": name, "n_ar": generation.loops, **scores, "images_per_second": len(labels) / seconds}, images
+
+
+def measure_loops(
+    name: str, generation: Generation, labels: Int64[Tensor, " N"], seed: int, evaluator: Evaluator,
+    loops: Iterable[int],
+) -> list[Row]:  # fmt: skip
+    """One row for each number of AR loops."""
+    return [measure(name, replace(generation, loops=n), labels, seed, evaluator)[0] for n in loops]
+
+
+def best(rows: list[Row]) -> Row:
+    """The row of the lowest FD."""
+    return min(rows, key=lambda row: row["fd"])
+
+
+def speed_up(student: list[Row], teacher: Row) -> Row | None:
+    """The fastest student row of no worse FD than `teacher`, with `speed_up` = its images/s over the teacher's."""
+    good = [row for row in student if row["fd"] <= teacher["fd"]]
+    if not good:
+        return None
+    fastest = max(good, key=lambda row: row["images_per_second"])
+    return fastest | {"speed_up": fastest["images_per_second"] / teacher["images_per_second"]}

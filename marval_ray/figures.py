@@ -1,0 +1,135 @@
+"""What a distillation run shows: scores before and after, pictures, curves, one report."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marval_ray import assets_index, report
+from marval_ray.evaluation import Row, best, measure, measure_loops, speed_up
+from marval_ray.files import write_json
+from marval_ray.generate import Generation, class_labels, student_generation
+from marval_ray.metrics import Evaluator
+from marval_ray.models.mar import MAR
+from marval_ray.models.vae import VAE, load_vae
+from marval_ray.sampling import Ancestral
+
+
+@dataclass(frozen=True)
+class FiguresConfig:
+    classifier: Path | None = None
+    """Features for FD and accuracy; without it there are pictures but no scores."""
+    reference: Path | None = None
+    """Feature statistics of the real images that samples are compared with."""
+    teacher: Path | None = None
+    """The teacher's own figures, as jobs/teacher_figures.py writes them."""
+    sampler: Ancestral = field(default_factory=lambda: Ancestral(cfg=3.0))
+    """How the teacher draws its pictures."""
+    samples: int = 500
+    loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Numbers of AR loops at which the student is measured; the last one is the headline."""
+    per_class: int = 3
+    """Pictures of each class in the grids."""
+    grid_classes: int = 10
+    seed: int = 1_000
+    batch: int = 64
+
+    def evaluator(self) -> Evaluator | None:
+        if self.classifier is None or self.reference is None:
+            return None
+        return Evaluator.load(self.classifier, self.reference)
+
+    def teacher_rows(self) -> list[Row]:
+        """The teacher's rows of as many samples: FD falls with their number.
+
+        Raises ValueError when the file has none.
+        """
+        if self.teacher is None:
+            return []
+        rows = json.loads(self.teacher.read_text())["rows"]
+        kept = [row for row in rows if row["samples"] == self.samples]
+        if not kept:
+            have = sorted({row["samples"] for row in rows})
+            raise ValueError(f"{self.teacher} has figures of {have} samples: choose one for --figures.samples")
+        return kept
+
+    @classmethod
+    def embedded(cls) -> "FiguresConfig":
+        return cls(
+            assets_index.CLASSIFIER, assets_index.REFERENCE, assets_index.TEACHER_FIGURES, assets_index.teacher_sampler()
+        )
+
+
+class Figures:
+    """Collects a run's figures in `folder`: `before` and `after` training, then `write`."""
+
+    def __init__(self, config: FiguresConfig, vae: Path, folder: Path):
+        self.config, self.folder = config, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.vae: VAE = load_vae(vae).to(self.device)
+        self.evaluator = config.evaluator()
+        self.summary: dict[str, Any] = {}
+        self.rows: list[Row] = config.teacher_rows()
+        self.grids: dict[str, Tensor] = {}
+
+    def before(self, teacher: MAR) -> None:
+        """Pictures of the teacher, and of the student that is still the teacher read in one step."""
+        teacher = teacher.to(self.device)
+        self._draw("teacher", Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch))
+        student = self._student(teacher)
+        self._draw("student before", student)
+        if self.evaluator:
+            labels = class_labels(teacher.config.num_classes, self.config.samples)
+            row, _ = measure("student before", student, labels, self.config.seed, self.evaluator)
+            self.summary |= {"student_fd_before": row["fd"], "student_accuracy_before": row["accuracy"]}
+
+    def after(self, student: MAR) -> None:
+        """Pictures and scores of the distilled student, at each number of loops."""
+        generation = self._student(student.to(self.device))
+        self._draw("student after", generation)
+        if self.evaluator:
+            labels = class_labels(student.config.num_classes, self.config.samples)
+            rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
+            self.rows += rows
+            self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows), n_ar=True)
+            teacher = [row for row in self.rows if row["model"] == "teacher"]
+            if teacher:
+                self.summary |= compare(rows, best(teacher))
+
+    def write(self, config: dict[str, Any], metrics: list[dict[str, float]], seconds: dict[str, float]) -> None:
+        """summary.json, the pictures and report.html. `metrics` are the rows of metrics.jsonl."""
+        self.summary |= {"samples": self.config.samples, **seconds}
+        write_json(self.folder / "summary.json", self.summary | {"loops": self.rows})
+        grid, losses, loops = (self.folder / name for name in ("grid.png", "losses.png", "loops.png"))
+        report.save_comparison(grid, self.grids, self.config.per_class)
+        report.plot_losses(losses, metrics)
+        pictures = [("Same seeds and classes, one row a class.", grid), ("Losses; lines are running means.", losses)]
+        if self.rows:
+            report.plot_loops(loops, self.rows)
+            pictures.insert(1, ("Quality and speed against the number of auto-regressive loops.", loops))
+        report.write_html(self.folder / "report.html", "GSIM distillation", self.summary, self.rows, pictures, config)
+
+    def _student(self, model: MAR) -> Generation:
+        return student_generation(model, self.vae, self.config.loops[-1], self.config.batch)
+
+    def _draw(self, name: str, generation: Generation) -> None:
+        labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
+        images = generation.images(labels, self.config.seed, progress=f"pictures: {name}")
+        self.grids[name] = images
+        report.save_grid(self.folder / f"{name.replace(' ', '_')}.png", images, self.config.per_class)
+
+
+def scores(name: str, row: Row, n_ar: bool = False) -> dict[str, float]:
+    """The figures of `row` under stable names."""
+    kept = ("fd", "accuracy", "diversity", "images_per_second") + (("n_ar",) if n_ar else ())
+    return {f"{name}_{key}": row[key] for key in kept}
+
+
+def compare(student: list[Row], teacher: Row) -> dict[str, float]:
+    """The teacher's best setting, and the student's speed-up over it at no worse FD."""
+    figures = scores("teacher", teacher, n_ar=True) | {"fd_ratio": student[-1]["fd"] / teacher["fd"]}
+    faster = speed_up(student, teacher)
+    return figures | ({"speed_up": faster["speed_up"], "speed_up_n_ar": faster["n_ar"]} if faster else {})

@@ -1,0 +1,118 @@
+"""Quality of samples: Frechet distance (FD), class accuracy and diversity in a classifier's features."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from marval_ray.files import atomic_path
+from marval_ray.models.classifier import Classifier, load_classifier
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of features, and the mean distance between two images of one class."""
+
+    mean: Float64[Tensor, " F"]
+    covariance: Float64[Tensor, "F F"]
+    within_class_distance: float
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> "Statistics":
+        features = features.double()
+        return cls(features.mean(0), features.T.cov(), within_class_distance(features, labels))
+
+    @classmethod
+    def load(cls, path: Path) -> "Statistics":
+        state = load_file(path)
+        return cls(state["mean"], state["covariance"], state["within_class_distance"].item())
+
+    def save(self, path: Path) -> None:
+        distance = torch.tensor(self.within_class_distance, dtype=torch.float64)
+        state = {"mean": self.mean, "covariance": self.covariance, "within_class_distance": distance}
+        with atomic_path(path) as temporary:
+            save_file(state, temporary)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `Evaluator.score` measures.
+
+    fd: Frechet distance to the reference images, 0 for equal moments.
+    accuracy: share of samples that the classifier gives their own label, 0..1.
+    diversity: mean feature distance within a class over that of the reference; 1 is as varied as real images.
+    """
+
+    fd: float
+    accuracy: float
+    diversity: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores samples against the statistics of reference images, with features of a frozen classifier."""
+
+    classifier: Classifier
+    reference: Statistics
+
+    @classmethod
+    def load(cls, classifier: Path, reference: Path) -> "Evaluator":
+        return cls(load_classifier(classifier), Statistics.load(reference))
+
+    def score(self, images: Float[Tensor, "N 1 H W"], labels: Int64[Tensor, " N"]) -> Scores:
+        """Scores of images in [-1, 1] with their labels."""
+        features, predicted = classify(self.classifier, images)
+        statistics = Statistics.of(features, labels)
+        return Scores(
+            fd=frechet_distance(statistics, self.reference),
+            accuracy=(predicted == labels).double().mean().item(),
+            diversity=statistics.within_class_distance / self.reference.within_class_distance,
+            samples=len(images),
+        )
+
+
+@torch.no_grad()
+def classify(
+    classifier: Classifier, images: Float[Tensor, "N 1 H W"]
+) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:
+    """(features, predicted labels)."""
+    features, logits = zip(*(classifier(part) for part in images.split(BATCH)))
+    return torch.cat(features), torch.cat(logits).argmax(-1)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al., arXiv 1706.08500).
+
+    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are those of the symmetric
+    C_a^(1/2) C_b C_a^(1/2).
+    """
+    root = _symmetric_root(a.covariance)
+    eigenvalues = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0)
+    gap = (a.mean - b.mean).square().sum()
+    return (gap + a.covariance.trace() + b.covariance.trace() - 2 * eigenvalues.sqrt().sum()).item()
+
+
+def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> float:
+    """Mean Euclidean distance between two different images of one class, classes weighted equally.
+
+    At most 1,000 images of a class count. NaN when no class has two images.
+    """
+    distances = [torch.pdist(part).mean() for part in _by_class(features, labels) if len(part) > 1]
+    return torch.stack(distances).mean().item() if distances else float("nan")
+
+
+def _by_class(features: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    for label in labels.unique():
+        yield features[labels == label][:1000]
+
+
+def _symmetric_root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,0 +1,67 @@
+"""The folder of a run: fresh, resumed or overwritten, and never by accident."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from marval_ray.files import write_json
+
+FREE_TO_CHANGE = {
+    "out", "resume", "overwrite", "figures", "learner.steps", "learner.log_every", "learner.checkpoint_every",
+}  # fmt: skip
+"""What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
+OWN = ("train", "tensorboard", "metrics.jsonl", "config.json", "student.safetensors", "summary.json", "report.html")
+
+
+def open_run_folder(folder: Path, config: Any, resume: bool, overwrite: bool) -> None:
+    """Prepare `folder` for a run of `config` (a dataclass) and write config.json.
+
+    Raises ValueError when it holds a run and neither `resume` nor `overwrite` is set, and when a resumed run would go
+    on with other settings than it began with.
+    """
+    resolved = _plain(config)
+    path = folder / "config.json"
+    if resume:
+        _check_same(path, resolved)
+    elif path.exists() and not overwrite:
+        state = "finished" if (folder / "student.safetensors").exists() else "unfinished"
+        raise ValueError(f"{folder} holds a {state} run: continue it with --resume, or start anew with --overwrite")
+    elif overwrite:
+        clear(folder)
+    write_json(path, resolved)
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run writes, and nothing else."""
+    for path in [folder / name for name in OWN] + list(folder.glob("*.png")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _check_same(path: Path, resolved: dict) -> None:
+    if not path.exists():
+        raise ValueError(f"{path.parent} holds no run to resume: leave --resume out, or correct --out")
+    before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+    changed = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not {name, name.split(".")[0]} & FREE_TO_CHANGE
+    ]
+    if changed:
+        raise ValueError(f"{path.parent} began with other settings ({'; '.join(changed)}): give the same, or another --out")
+
+
+def _plain(config: Any) -> dict:
+    return json.loads(json.dumps(asdict(config), default=os.fspath))
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,37 @@
+"""A model of a few thousand weights and random latents, for tests of everything around the model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from marval_ray.config import ModelConfig
+from marval_ray.data import write_latents
+from marval_ray.models.mar import MAR
+from marval_ray.weights import save_model
+
+MODEL = ModelConfig(
+    latent_size=4, latent_channels=4, num_classes=3, buffer_size=2,
+    encoder_width=16, encoder_depth=1, encoder_heads=2,
+    decoder_width=16, decoder_depth=1, decoder_heads=2,
+    head_width=16, head_depth=1,
+)  # fmt: skip
+
+
+def write_teacher(folder: Path, config: ModelConfig = MODEL, broken: bool = False) -> Path:
+    """A checkpoint with random weights, none of them zero; a broken one predicts infinite noise."""
+    torch.manual_seed(0)
+    model = MAR(config)
+    state = {name: value + 0.02 * torch.randn_like(value) for name, value in model.state_dict().items()}
+    if broken:
+        state["diffloss.net.final_layer.linear.bias"].fill_(float("inf"))
+    save_model(folder, "teacher", state, config, torch.float32)
+    return folder / "teacher.safetensors"
+
+
+def write_random_latents(path: Path, config: ModelConfig = MODEL, images: int = 40) -> Path:
+    """Latents from N(0, 1)."""
+    random = np.random.default_rng(0)
+    shape = (images, *config.latent_shape)
+    write_latents(path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10)
+    return path

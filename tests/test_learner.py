@@ -1,0 +1,92 @@
+"""The GSIM learner in one process, without Ray."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from small import MODEL, write_random_latents, write_teacher
+
+from actors.learner import GSIMLearner, GSIMRun, NonFiniteError
+from marval_ray.config import GSIMConfig, LearnerConfig
+from marval_ray.weights import load_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory):
+    """A group of one process; DeepSpeed keeps to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+            patch.setenv(name, value)
+        store = tmp_path_factory.mktemp("group") / "store"
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture
+def run(tmp_path) -> GSIMRun:
+    learner = LearnerConfig(steps=4, batch=4, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, max_bad_steps=2)
+    teacher, latents = write_teacher(tmp_path / "teacher"), write_random_latents(tmp_path / "latents.parquet")
+    return GSIMRun(MODEL, GSIMConfig(), learner, teacher, latents)
+
+
+def weights(learner: GSIMLearner) -> dict[str, torch.Tensor]:
+    """All that is learnt."""
+    named = {f"student.{n}": p for n, p in learner.student.module.named_parameters()}
+    named |= {f"auxiliary.{n}": p for n, p in learner.auxiliary.module.named_parameters()}
+    named |= {f"ema.{n}": p for n, p in learner.ema.shadow.items()}
+    return {name: value.detach().clone() for name, value in named.items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_update_moves_student_auxiliary_and_average_but_not_the_teacher(run):
+    learner = GSIMLearner(run, CPU)
+    before = weights(learner)
+    metrics = learner.step(0)
+    after = weights(learner)
+    assert all(value.isfinite() for value in metrics.values())
+    for part in ("student", "auxiliary", "ema"):
+        assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith(part)), part
+    assert same(dict(learner.teacher.state_dict()), load_model(run.teacher).state_dict())
+
+
+@pytest.mark.parametrize("auxiliary_updates", [1, 2])
+def test_a_resumed_run_equals_the_one_that_never_stopped(run, tmp_path, auxiliary_updates):
+    run = replace(run, gsim=GSIMConfig(auxiliary_updates=auxiliary_updates))
+    whole = GSIMLearner(run, CPU)
+    for step in range(4):
+        whole.step(step)
+    first = GSIMLearner(run, CPU)
+    for step in range(2):
+        first.step(step)
+    first.save(tmp_path / "checkpoint", 2)
+    second = GSIMLearner(run, CPU)
+    start = second.load(tmp_path / "checkpoint")
+    assert start == 2 and same(weights(first), weights(second))
+    for step in range(start, 4):
+        second.step(step)
+    assert same(weights(whole), weights(second))
+
+
+def test_updates_that_are_not_finite_are_skipped_and_end_the_run(run, tmp_path):
+    teacher = write_teacher(tmp_path / "broken", broken=True)
+    learner = GSIMLearner(replace(run, teacher=teacher), CPU)
+    before = weights(learner)
+    learner.step(0)
+    assert learner.skipped == 1 and same(before, weights(learner))
+    with pytest.raises(NonFiniteError, match=r"2 updates in a row .* update 1\); lower learner.lr"):
+        learner.step(1)
+
+
+def test_learning_rate_follows_the_config(run):
+    config = replace(run.learner, warmup=2, lr_decay=True)
+    assert [config.lr_factor(step) for step in (0, 1, 2)] == pytest.approx([0.5, 0.8535534, 0.5])
+    learner = GSIMLearner(replace(run, learner=config), CPU)
+    learner.step(0)
+    assert learner.student.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * config.lr)

@@ -1,0 +1,80 @@
+"""The learner under Ray Train: real workers, real DeepSpeed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from safetensors.torch import load_file
+from small import MODEL, write_random_latents, write_teacher
+
+from actors.learner import GSIMRun
+from actors.recorder import Recorder, read_metrics
+from actors.trainer import LearnerError, check_resources, train_gsim
+from marval_ray.config import GSIMConfig, LearnerConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray.init(num_cpus=4):
+        yield
+
+
+@pytest.fixture
+def run(tmp_path) -> GSIMRun:
+    learner = LearnerConfig(steps=4, batch=4, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, log_every=1, checkpoint_every=2)
+    teacher, latents = write_teacher(tmp_path / "teacher"), write_random_latents(tmp_path / "latents.parquet")
+    return GSIMRun(MODEL, GSIMConfig(), learner, teacher, latents)
+
+
+def trained(run: GSIMRun, folder: Path) -> dict:
+    """The averaged student after training in `folder`."""
+    folder.mkdir(exist_ok=True)
+    return load_file(train_gsim(run, folder) / "ema.safetensors")
+
+
+def largest_gap(a: dict, b: dict) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
+    whole = trained(run, tmp_path / "whole")
+    half = replace(run, learner=replace(run.learner, steps=2))
+    trained(half, tmp_path / "parts")
+    assert largest_gap(whole, trained(run, tmp_path / "parts")) == 0
+    rows = read_metrics(tmp_path / "parts" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert {"generator/loss", "auxiliary/mse", "images_per_second", "skipped"} <= rows[0].keys()
+    assert list((tmp_path / "parts" / "tensorboard").glob("events*"))
+
+
+def test_zero_stage_3_with_two_workers_equals_stage_0(run, tmp_path):
+    results = [trained(with_learner(run, workers=2, zero_stage=stage), tmp_path / str(stage)) for stage in (0, 3)]
+    assert largest_gap(*results) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_other_zero_stages_equal_stage_0(run, tmp_path, stage):
+    results = [trained(with_learner(run, workers=2, zero_stage=s), tmp_path / str(s)) for s in (0, stage)]
+    assert largest_gap(*results) < 1e-5
+
+
+def test_a_run_that_diverges_ends_with_a_reason(run, tmp_path):
+    broken = replace(run, teacher=write_teacher(tmp_path / "broken", broken=True))
+    with pytest.raises(LearnerError, match="not finite .* lower learner.lr"):
+        trained(with_learner(broken, steps=20, max_bad_steps=2), tmp_path / "run")
+
+
+def with_learner(run: GSIMRun, **changes) -> GSIMRun:
+    return replace(run, learner=replace(run.learner, **changes))
+
+
+def test_workers_that_do_not_fit_are_refused_before_they_would_wait():
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
+    check_resources(LearnerConfig(workers=3, cpus_per_worker=2), nodes)
+    with pytest.raises(ValueError, match=r"workers 4 of {'CPU': 2.0} each do not fit: 2 node.* hold 3; lower"):
+        check_resources(LearnerConfig(workers=4, cpus_per_worker=2), nodes)
+    with pytest.raises(ValueError, match=r"workers 2 of {'CPU': 1.0, 'GPU': 1.0} .* hold 1"):
+        check_resources(LearnerConfig(workers=2, gpus_per_worker=1), nodes)
