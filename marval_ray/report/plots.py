@@ -1,0 +1,106 @@
+"""Plots of a run as PNG: losses against updates, quality and speed against the number of AR loops.
+
+Figures are made without pyplot, which keeps state and looks for a display.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from marval_ray.files import atomic_path
+
+COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
+DPI = 110
+PER_ROW = 3
+"""Small plots side by side."""
+
+
+def plot_losses(path: Path, metrics: list[dict[str, float]]) -> None:
+    """One small plot for each metric of metrics.jsonl (`step` and numbers by name): raw values and running mean."""
+    names = list(dict.fromkeys(name for row in metrics for name in row if name != "step"))
+    rows = -(-len(names) // PER_ROW)
+    figure = Figure((4.2 * PER_ROW, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, PER_ROW, squeeze=False).flatten()
+    for name, axis in zip(names, axes):
+        points = np.array([(row["step"], row[name]) for row in metrics if name in row], dtype=float)
+        _plot_metric(axis, name, points[np.isfinite(points[:, 1])])
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    _save(path, figure)
+
+
+def _plot_metric(axis: Axes, name: str, points: np.ndarray) -> None:
+    """points: (N, 2), steps and finite values. A few extreme values do not set the scale."""
+    steps, values = points[:, 0], points[:, 1]
+    axis.plot(steps, values, color="#9db8d2", linewidth=0.8)
+    axis.plot(steps, running_mean(values, max(1, len(values) // 12)), color=COLOURS["student"], linewidth=1.8)
+    axis.set_title(name, fontsize=10, loc="left")
+    axis.set_xlabel("update", fontsize=8)
+    _tidy(axis)
+    low, high = np.percentile(values, (1, 99)) if len(values) else (0, 0)
+    if high > low:
+        margin = 0.08 * (high - low)
+        axis.set_ylim(low - margin, high + margin)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of each value and up to `window` - 1 before it."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - window)
+    return (total[end] - total[start]) / (end - start)
+
+
+def plot_loops(path: Path, rows: list[dict[str, Any]]) -> None:
+    """FD and images/s against N_AR, one line for each model.
+
+    rows: dicts with `model` ("teacher" or "student"), `n_ar`, `fd` and `images_per_second`, in any order.
+    """
+    figure = Figure((9.6, 3.8), layout="constrained")
+    quality, speed = figure.subplots(1, 2)
+    for axis, key in ((quality, "fd"), (speed, "images_per_second")):
+        for model, colour in COLOURS.items():
+            points = sorted((row["n_ar"], row[key]) for row in rows if row["model"] == model)
+            if points:
+                axis.plot(*zip(*points), "o-", color=colour, label=model, markersize=5)
+        _loop_axis(axis, sorted({row["n_ar"] for row in rows}))
+    quality.set_title("FD to the reference images (lower is better)", fontsize=10, loc="left")
+    speed.set_title("images/s (higher is better)", fontsize=10, loc="left")
+    _scale(quality, [row["fd"] for row in rows])
+    speed.set_yscale("log")
+    speed.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    quality.legend(frameon=False, fontsize=9)
+    _save(path, figure)
+
+
+def _loop_axis(axis: Axes, loops: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(loops))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_xlabel("N_AR: auto-regressive loops", fontsize=9)
+    _tidy(axis)
+
+
+def _scale(axis: Axes, values: list[float]) -> None:
+    """From zero, or logarithmic when one line would flatten the other."""
+    if max(values) < 8 * min(values):
+        axis.set_ylim(0, 1.08 * max(values))
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _tidy(axis: Axes) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
