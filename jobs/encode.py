@@ -20,7 +20,6 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import ray.data  # noqa: E402
-from ray.exceptions import RayTaskError  # noqa: E402
 
 from actors.encoder import Batch, Decoder, Encoder  # noqa: E402
 from marval_ray import assets_index, cli  # noqa: E402

@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-2)
     steps = config.epochs * (len(images) // config.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, steps)
-    for step in tqdm(range(steps), desc="classifier"):
+    for _ in tqdm(range(steps), desc="classifier"):
         rows = torch.randint(len(images), (config.batch,))
         batch = images[rows]
         batch = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, batch.flip(-1), batch)

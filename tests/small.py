@@ -33,5 +33,7 @@ def write_random_latents(path: Path, config: ModelConfig = MODEL, images: int = 
     """Latents from N(0, 1)."""
     random = np.random.default_rng(0)
     shape = (images, *config.latent_shape)
-    write_latents(path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10)
+    write_latents(
+        path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10
+    )
     return path

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.learner import GSIMRun
-from actors.recorder import Recorder, read_metrics
+from actors.recorder import read_metrics
 from actors.trainer import LearnerError, check_resources, train_gsim
 from marval_ray.config import GSIMConfig, LearnerConfig
 

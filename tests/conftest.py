@@ -1,0 +1,22 @@
+"""Options and fixtures that several tests share."""
+
+from pathlib import Path
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--mar-fixture", type=Path, default=FIXTURES / "mar_tiny.safetensors")
+    parser.addoption("--vae-fixture", type=Path, default=FIXTURES / "kl16_tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def mar_fixture_path(request) -> Path:
+    return request.config.getoption("--mar-fixture")
+
+
+@pytest.fixture(scope="session")
+def vae_fixture_path(request) -> Path:
+    return request.config.getoption("--vae-fixture")
