@@ -2,25 +2,36 @@ PYTHON ?= python3.11
 export RAY_worker_niceness = 0
 export RAY_USAGE_STATS_ENABLED = 0
 installed := .venv/.installed
+python := .venv/bin/python
 
-.PHONY: test test-slow lint bench clean
+.PHONY: help demo results test test-slow lint bench clean
 
-$(installed): setup.cfg constraints.txt
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(installed): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -c constraints.txt -e '.[test,lint]'
 	touch $@
 
+demo: $(installed) ## distil the embedded teacher: runs/demo/report.html, about 8 minutes on 2 cores
+	$(python) jobs/distill.py --out runs/demo --overwrite
+
+results: $(installed) ## measure docs/results.md anew, hours; an interrupted run goes on where it was
+	$(python) bench/results.py
+
 test: $(installed) ## fast tests
-	.venv/bin/python -m pytest -q -m "not slow"
+	$(python) -m pytest -q -m "not slow"
 
 test-slow: $(installed) ## tests that take minutes
-	.venv/bin/python -m pytest -q -m slow
+	$(python) -m pytest -q -m slow
 
-lint: $(installed)
+lint: $(installed) ## ruff and mypy
 	.venv/bin/ruff check .
+	.venv/bin/mypy
 
-bench: $(installed)
-	.venv/bin/python bench/sampling.py
+bench: $(installed) ## sampling speed with random weights of MAR-B
+	$(python) bench/sampling.py
 
 clean: ## caches and the virtual environment; runs/ and data/ stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -65,6 +65,6 @@ def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> 
 @contextmanager
 def whole_parameters(engine: deepspeed.DeepSpeedEngine, module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """The parameters of `module`, gathered from all ranks under ZeRO 3."""
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, torch.Tensor] = dict(module.named_parameters())
     with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=engine.zero_optimization_stage() == 3):
         yield parameters

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.experimental import tqdm_ray
@@ -57,7 +58,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def recorder_actor(folder: Path, total: int) -> ray.actor.ActorHandle:
+def recorder_actor(folder: Path, total: int) -> Any:
     """A recorder on the driver's own node, where `folder` is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -39,9 +40,10 @@ def train_gsim(run: GSIMRun, folder: Path) -> Path:
         ),
     )
     result = trainer.fit()
-    failure = ray.get(recorder.finish.remote())
+    failure: str | None = ray.get(recorder.finish.remote())
     if failure:
         raise LearnerError(failure)
+    assert result.checkpoint is not None  # the last update writes one
     return Path(result.checkpoint.path)
 
 
@@ -96,7 +98,7 @@ def train_loop(config: dict) -> None:
         ray.get(recorder.fail.remote(str(error)))
 
 
-def updates(learner: GSIMLearner, start: int, config: LearnerConfig):
+def updates(learner: GSIMLearner, start: int, config: LearnerConfig) -> Iterator[tuple[int, dict[str, float]]]:
     """Run the updates `start`..; yield (finished updates, metrics) every `log_every`, and checkpoint on the way."""
     window: list[dict[str, Tensor]] = []
     began = time.perf_counter()

@@ -9,14 +9,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from marval_ray import cli
 from marval_ray.config import MODELS, ModelConfig
 from marval_ray.models.head import TIME_FEATURES
 from marval_ray.models.mar import MAR
@@ -120,7 +121,7 @@ def seconds_of(action: Callable[[], object]) -> float:
 def matmul_gflops() -> float:
     """The best of one product of each size."""
     squares = [torch.rand(n, n) for n in PEAK_SIZES]
-    return max(2 * len(a) ** 3 / seconds_of(lambda a=a: torch.mm(a, a)) / 1e9 for a in squares)
+    return max(2 * len(a) ** 3 / seconds_of(partial(torch.mm, a, a)) / 1e9 for a in squares)
 
 
 def random_model(config: ModelConfig) -> MAR:
@@ -143,7 +144,7 @@ def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], rep
         times = []
         for _ in range(repeats):
             peaks.append(matmul_gflops())
-            times.append(seconds_of(lambda loop=loop: run_loop(model, sampler, draws.initial, labels, loop, draws)))
+            times.append(seconds_of(partial(run_loop, model, sampler, draws.initial, labels, loop, draws)))
         seconds += min(times)
     peaks.append(matmul_gflops())
     return Figures(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))
@@ -160,7 +161,7 @@ def main(config: Config) -> None:
     orders = torch.stack([torch.randperm(model_config.num_tokens) for _ in range(config.batch)])
     loops = spread(list(plan_loops(orders, config.loops)), config.measured)
     model = random_model(model_config)
-    samplers = {
+    samplers: dict[str, TokenSampler] = {
         "student": OneStep(model_config.student_timestep),
         "teacher": Ancestral(steps=config.steps, cfg=config.cfg),
     }
@@ -176,4 +177,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    cli.run(main, Config, __doc__)

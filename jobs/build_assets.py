@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-import tyro
 
-from marval_ray import assets_index
+from marval_ray import assets_index, cli
 from marval_ray.files import atomic_path
 from marval_ray.images import read_images, to_tensor
 from marval_ray.metrics import Statistics, classify
@@ -41,4 +40,4 @@ def slice_parquet(source: Path, target: Path, rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    cli.run(main, Config, __doc__)

@@ -8,7 +8,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 # Ray's workers would otherwise yield to every other process of the machine.
@@ -25,7 +25,7 @@ from marval_ray import assets_index, cli
 from marval_ray.config import GSIM_PRESETS, GSIMConfig, LearnerConfig, ModelConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
-from marval_ray.run_folder import open_run_folder
+from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.weights import load_model, read_state, save_weights
 
 
@@ -57,18 +57,27 @@ class Config:
 
 def main(config: Config) -> None:
     began = time.perf_counter()
+    config = replace(config, out=lasting(config.out))
+    check_run_folder(config.out, config, config.resume, config.overwrite)
     check_latents(config.latents, config.model.latent_shape)
     teacher = load_model(config.teacher, config.model)
     figures = Figures(config.figures, config.vae, config.out)
-    open_run_folder(config.out, config, config.resume, config.overwrite)
     ray.init()
     check_resources(config.learner, node_resources())
+    open_run_folder(config.out, config, config.overwrite)
+    print((config.out / "config.json").read_text())
     figures.before(teacher)
     seconds_gsim = distil(config)
     figures.after(load_model(config.out / "student.safetensors"))
     seconds = {"seconds_gsim": seconds_gsim, "seconds_total": time.perf_counter() - began}
     figures.write(asdict(config), read_metrics(config.out / "metrics.jsonl"), seconds)
-    print(f"student: {config.out.absolute() / 'student.safetensors'}\nreport:  {config.out.absolute() / 'report.html'}")
+    print(f"student: {config.out / 'student.safetensors'}\nreport:  {config.out / 'report.html'}")
+
+
+def lasting(out: Path) -> Path:
+    """`out`, absolute. Ray deletes a submitted job's copy of the working directory, so there it is put under home."""
+    inside_copy = "runtime_resources" in Path.cwd().parts
+    return (Path.home() if inside_copy else Path.cwd()) / out
 
 
 def distil(config: Config) -> float:

@@ -184,6 +184,7 @@ def write(batches: Iterable[Batch], path: Path, size: int) -> int:
     """Write each batch as a row group, as `marval_ray.data.LatentDataset` reads them; returns the number of latents."""
     vector = pa.list_(pa.float16(), size)
     schema = pa.schema({"mean": vector, "std": vector, "label": pa.int64()})
+    rows = 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in batches:
             vectors = [

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from marval_ray import cli
 from marval_ray.fashion_mnist import DEBIAN_FOLDER, read_split
 from marval_ray.images import write_images
 
@@ -26,4 +25,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    cli.run(main, Config, __doc__)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from marval_ray import cli
 from marval_ray.files import atomic_path
 from marval_ray.images import read_images, to_tensor
 from marval_ray.models.classifier import Classifier
@@ -52,4 +52,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    cli.run(main, Config, __doc__)

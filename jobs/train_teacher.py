@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from marval_ray import cli
 from marval_ray.config import MODELS
 from marval_ray.data import LatentDataset
 from marval_ray.files import atomic_path
@@ -20,7 +20,7 @@ from marval_ray.losses.mar import context_loss
 from marval_ray.masking import drop_labels, mask_tokens
 from marval_ray.models.mar import MAR, gather_tokens, patchify
 from marval_ray.schedule import cosine_diffusion
-from marval_ray.weights import EMA, save_model
+from marval_ray.weights import EMA, load_model, save_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Config:
     latents: Path = Path("data/fashion-mnist/latents-train.parquet")
     preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] = "tiny"
     out: Path = Path("runs/teacher")
+    init: Path | None = None
+    """Start from the weights of this checkpoint; by default from random ones."""
     steps: int = 7500
     batch: int = 32
     repeats: int = 2
@@ -67,7 +69,7 @@ def main(config: Config) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     c = MODELS[config.preset]
     dataset = LatentDataset(config.latents, (c.latent_channels, c.latent_size, c.latent_size))
-    model = MAR(c).to(device)
+    model = (load_model(config.init, c) if config.init else MAR(c)).to(device)
     ema = EMA(dict(model.named_parameters()), config.ema)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     state_path, start = config.out / "state.pt", 0
@@ -110,4 +112,4 @@ def load_state(path: Path, model: MAR, ema: EMA, optimizer: torch.optim.Optimize
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    cli.run(main, Config, __doc__)

@@ -1,23 +1,42 @@
-"""Train the embedded autoencoder (32 x 32 grey images to 8 x 8 x 4 latents) and save it as a diffusers folder."""
+"""Train the embedded autoencoder (32 x 32 grey images to 8 x 8 x 4 latents) and save it as a diffusers folder.
 
+Two passes, as the embedded one was made:
+
+    python jobs/train_vae.py --out runs/vae
+    python jobs/train_classifier.py --seed 1 --epochs 2 --out runs/perceptual.safetensors
+    python jobs/train_vae.py --decoder-of runs/vae --perceptual runs/perceptual.safetensors --out runs/vae-sharp
+
+The second pass keeps the encoder, hence all latents, and sharpens the decoder. Its perceptual loss uses a classifier of
+its own, never the one that evaluates.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
+from marval_ray import cli
 from marval_ray.images import pad_to, read_images, to_tensor
 from marval_ray.models import vae
+from marval_ray.models.classifier import Classifier, load_classifier
+
+Loss = Callable[[AutoencoderKL, Tensor], tuple[Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Config:
     images: Path = Path("data/fashion-mnist/train.parquet")
     out: Path = Path("runs/vae")
+    decoder_of: Path | None = None
+    """Start from this diffusers folder and train its decoder only."""
+    perceptual: Path | None = None
+    """Classifier (jobs/train_classifier.py) whose feature maps join the reconstruction loss."""
+    perceptual_weight: float = 1.0
     steps: int = 3000
     batch: int = 64
     lr: float = 2e-3
@@ -26,13 +45,26 @@ class Config:
     seed: int = 0
 
 
-def loss(autoencoder: AutoencoderKL, images: Tensor, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """L1 + MSE reconstruction and a weak KL to N(0, I)."""
-    posterior = autoencoder.encode(images).latent_dist
-    decoded = autoencoder.decode(posterior.sample()).sample
-    mse, l1 = F.mse_loss(decoded, images), F.l1_loss(decoded, images)
-    kl = posterior.kl().mean() / images[0].numel()
-    return mse + l1 + kl_weight * kl, {"mse": mse.item(), "l1": l1.item(), "kl": kl.item()}
+def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | None, weight: float) -> Tensor:
+    """L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
+    value = F.mse_loss(decoded, images) + F.l1_loss(decoded, images)
+    if classifier is None:
+        return value
+    pairs = zip(classifier.feature_maps(decoded), classifier.feature_maps(images))
+    return value + weight * sum((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in pairs)
+
+
+def make_loss(config: Config) -> Loss:
+    classifier = load_classifier(config.perceptual) if config.perceptual else None
+
+    def loss(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruction, and a weak KL to N(0, I)."""
+        posterior = autoencoder.encode(images).latent_dist
+        value = reconstruction(autoencoder.decode(posterior.sample()).sample, images, classifier, config.perceptual_weight)
+        kl = posterior.kl().mean() / images[0].numel()
+        return value + config.kl_weight * kl, {"reconstruction": value.item(), "kl": kl.item()}
+
+    return loss
 
 
 @torch.no_grad()
@@ -43,27 +75,39 @@ def normalise(autoencoder: AutoencoderKL, images: Tensor) -> None:
     autoencoder.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
 
 
+def start(config: Config) -> AutoencoderKL:
+    """A new autoencoder, or a trained one of which only the decoder will learn."""
+    if config.decoder_of is None:
+        return AutoencoderKL(**vae.TINY)
+    autoencoder = vae.load_vae(config.decoder_of).autoencoder
+    for part in (autoencoder.decoder, autoencoder.post_quant_conv):
+        part.requires_grad_(True)
+    return autoencoder
+
+
 def main(config: Config) -> None:
     torch.manual_seed(config.seed)
+    autoencoder = start(config)
     pixels, _ = read_images(config.images)
-    images = pad_to(to_tensor(pixels), vae.TINY["sample_size"])
-    autoencoder = AutoencoderKL(**vae.TINY)
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=config.lr, weight_decay=1e-3)
+    images = pad_to(to_tensor(pixels), vae.TINY_SIZE)
+    loss = make_loss(config)
+    learnt = [p for p in autoencoder.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.05)
     bar = tqdm(range(config.steps), desc="vae")
     for _ in bar:
-        batch = images[torch.randint(len(images), (config.batch,))]
-        value, metrics = loss(autoencoder, batch, config.kl_weight)
+        value, metrics = loss(autoencoder, images[torch.randint(len(images), (config.batch,))])
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         schedule.step()
         bar.set_postfix({k: f"{v:.4f}" for k, v in metrics.items()})
-    normalise(autoencoder.eval(), images[:5000])
+    if config.decoder_of is None:
+        normalise(autoencoder.eval(), images[:5000])
     autoencoder.save_pretrained(config.out, safe_serialization=True)
     print(f"saved {config.out}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    cli.run(main, Config, __doc__)

@@ -16,10 +16,21 @@ TEACHER = ASSETS / "teacher" / "teacher.safetensors"
 TEACHER_FIGURES = ASSETS / "teacher" / "figures.json"
 """Measured quality and speed of the teacher, its best sampling options and the command that measured them."""
 STUDENT = ASSETS / "student" / "student.safetensors"
-IMAGE_SIZE = 28
-"""Pixels of the data itself; the models see it padded with black to 32."""
+
+_PREFIX = "embedded"
 
 
 def teacher_sampler() -> Ancestral:
     """The embedded teacher's sampler at its best options."""
     return Ancestral(**json.loads(TEACHER_FIGURES.read_text())["sampler"])
+
+
+def portable(path: Path) -> str:
+    """`path` for a file that may move to another machine: assets become embedded/..., others stay."""
+    return str(_PREFIX / path.relative_to(ASSETS)) if path.is_relative_to(ASSETS) else str(path)
+
+
+def resolve(text: str) -> Path:
+    """The path that `portable` wrote."""
+    path = Path(text)
+    return ASSETS / path.relative_to(_PREFIX) if path.is_relative_to(_PREFIX) else path

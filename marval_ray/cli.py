@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -17,9 +17,8 @@ def run(
     ValueError and OSError are mistakes that the user can cure: they end the process with `error: ...` and exit code 1.
     Wrong options end it with tyro's message and exit code 2.
     """
-    options = {} if default is None else {"default": default}
-    config = tyro.cli(config_type, description=description, **options)
+    options: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        main(config)
+        main(tyro.cli(config_type, description=description, **options))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

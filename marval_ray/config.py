@@ -27,6 +27,8 @@ class ModelConfig:
     head_depth: int = 6
     student_timestep: int = 400
     """t*: the fixed timestep at which a one-step student reads its noise."""
+    image_size: int = 256
+    """Pixels a side of the data. Where the autoencoder gives more, the rest is a border that is cut off."""
 
     def __post_init__(self) -> None:
         if self.latent_size % self.patch_size:
@@ -55,7 +57,7 @@ MODELS = {
         latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
         encoder_width=128, encoder_depth=2, encoder_heads=4,
         decoder_width=128, decoder_depth=4, decoder_heads=4,
-        head_width=192, head_depth=3,
+        head_width=192, head_depth=3, image_size=28,
     ),
     "mar-b": ModelConfig(),
     "mar-l": ModelConfig(

@@ -1,6 +1,7 @@
 """Image tensors, PNG bytes and Parquet of images. Image tensors are (N, C, H, W), float32 in [-1, 1]."""
 
 import io
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def pad_to(images: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C S 
     return torch.nn.functional.pad(images, edges, value=-1.0)
 
 
+def crop_to(images: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C h w"]:
+    """The centre of size x size, which undoes `pad_to`; smaller images come back as they are."""
+    top, left = (max(0, (length - size) // 2) for length in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
 def encode_png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
@@ -50,6 +57,24 @@ def write_images(path: Path, pixels: Iterable[np.ndarray], labels: np.ndarray) -
     table = pa.table({"image": [encode_png(p) for p in pixels], "label": pa.array(labels, pa.int64())})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", compression_level=19)
+
+
+def write_npz(path: Path, pixels: UInt8[np.ndarray, "N H W C"], labels: np.ndarray) -> None:
+    """Write `arr_0` (pixels) and `arr_1` (labels), the form that ADM's evaluation reads."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, pixels, labels)
+
+
+def read_npz(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:
+    """Pixels and labels of a file that `write_npz` wrote. Raises ValueError when it is not one."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            pixels, labels = content["arr_0"], content["arr_1"]
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz with arr_0 (images) and arr_1 (labels): {error}") from error
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or labels.shape != (len(pixels),):
+        raise ValueError(f"{path}: arr_0 is {pixels.dtype} {pixels.shape}, arr_1 {labels.shape}; uint8 (N, H, W, C) and (N,) fit")
+    return pixels, labels
 
 
 def read_images(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from marval_ray.files import atomic_path
 from marval_ray.models.classifier import Classifier, load_classifier
+from marval_ray.weights import read_state
 
 BATCH = 500
 
@@ -30,7 +31,11 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        state = load_file(path)
+        """Raises ValueError when `path` is not what `save` wrote."""
+        state = read_state(path)
+        missing = sorted({"mean", "covariance", "within_class_distance"} - state.keys())
+        if missing:
+            raise ValueError(f"{path} lacks {missing}: it is not a file of reference statistics")
         return cls(state["mean"], state["covariance"], state["within_class_distance"].item())
 
     def save(self, path: Path) -> None:

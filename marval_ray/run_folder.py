@@ -1,12 +1,12 @@
 """The folder of a run: fresh, resumed or overwritten, and never by accident."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from marval_ray.assets_index import portable
 from marval_ray.files import write_json
 
 FREE_TO_CHANGE = {
@@ -16,22 +16,24 @@ FREE_TO_CHANGE = {
 OWN = ("train", "tensorboard", "metrics.jsonl", "config.json", "student.safetensors", "summary.json", "report.html")
 
 
-def open_run_folder(folder: Path, config: Any, resume: bool, overwrite: bool) -> None:
-    """Prepare `folder` for a run of `config` (a dataclass) and write config.json.
+def check_run_folder(folder: Path, config: Any, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError unless a run of `config` (a dataclass) may use `folder`.
 
-    Raises ValueError when it holds a run and neither `resume` nor `overwrite` is set, and when a resumed run would go
-    on with other settings than it began with.
+    A folder that holds a run needs `resume` or `overwrite`; a resumed run keeps the settings that it began with.
     """
-    resolved = _plain(config)
     path = folder / "config.json"
     if resume:
-        _check_same(path, resolved)
+        _check_same(path, _plain(config))
     elif path.exists() and not overwrite:
         state = "finished" if (folder / "student.safetensors").exists() else "unfinished"
         raise ValueError(f"{folder} holds a {state} run: continue it with --resume, or start anew with --overwrite")
-    elif overwrite:
+
+
+def open_run_folder(folder: Path, config: Any, overwrite: bool) -> None:
+    """Write config.json into a folder that `check_run_folder` accepted, emptied before if `overwrite`."""
+    if overwrite:
         clear(folder)
-    write_json(path, resolved)
+    write_json(folder / "config.json", _plain(config))
 
 
 def clear(folder: Path) -> None:
@@ -57,7 +59,7 @@ def _check_same(path: Path, resolved: dict) -> None:
 
 
 def _plain(config: Any) -> dict:
-    return json.loads(json.dumps(asdict(config), default=os.fspath))
+    return json.loads(json.dumps(asdict(config), default=portable))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -59,10 +59,13 @@ def _draw_image(seed: int, index: int, tokens: int, channels: int, steps: int) -
 class TokenSampler(Protocol):
     """Draws the tokens of one loop from their conditions."""
 
-    guided: bool
-    """Whether the second half of the rows of z is the unconditional half."""
-    noise_steps: int
-    """How many noises a token needs in `Draws.steps`."""
+    @property
+    def guided(self) -> bool:
+        """Whether the second half of the rows of z is the unconditional half."""
+
+    @property
+    def noise_steps(self) -> int:
+        """How many noises a token needs in `Draws.steps`."""
 
     def __call__(
         self,

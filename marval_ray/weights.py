@@ -24,7 +24,8 @@ StateDict = dict[str, Tensor]
 
 # torch's restricted unpickler reports damaged bytes by whichever of these they lead to.
 _UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, AssertionError, TypeError, ValueError, struct.error
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, AssertionError, TypeError, ValueError,
+    struct.error,
 )  # fmt: skip
 
 

@@ -1,8 +1,13 @@
 """Options and fixtures that several tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Ray's workers would otherwise yield to every other process of the machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

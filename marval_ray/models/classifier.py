@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from marval_ray.weights import load_strictly, read_state
 
 FEATURES = 64
 
@@ -23,15 +24,23 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "N 1 H W"]) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"]]:
         """(features, logits) of images in [-1, 1]."""
+        last = F.max_pool2d(self.feature_maps(images)[-1], 2)
+        features = F.relu(self.features(F.dropout(last.flatten(1), 0.3, self.training)))
+        return features, self.logits(features)
+
+    def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
+        """What each convolution sees, at 28, 14 and 7 pixels."""
         border = (images.shape[-1] - 28) // 2
         x = images[..., border : border + 28, border : border + 28]
+        maps: list[Tensor] = []
         for convolution, norm in zip(self.convolutions, self.norms):
-            x = F.max_pool2d(F.relu(norm(convolution(x))), 2)
-        features = F.relu(self.features(F.dropout(x.flatten(1), 0.3, self.training)))
-        return features, self.logits(features)
+            x = F.relu(norm(convolution(F.max_pool2d(x, 2) if maps else x)))
+            maps.append(x)
+        return maps
 
 
 def load_classifier(path: Path) -> Classifier:
+    """A frozen classifier. Raises ValueError when the file cannot be read or does not fit."""
     model = Classifier()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    load_strictly(model, read_state(path), path)
     return model.eval().requires_grad_(False)

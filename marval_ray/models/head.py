@@ -28,7 +28,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(time_features(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(time_features(t).to(next(self.parameters()).dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -75,13 +75,12 @@ class DenoisingHead(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        # Zero modulation and output: every block starts as the identity and the head predicts zero (DiT's adaLN-Zero).
-        for block in self.res_blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        for name, weight in self.named_parameters():
+            if name in ("time_embed.mlp.0.weight", "time_embed.mlp.2.weight"):
+                nn.init.normal_(weight, std=0.02)
+            # Every block starts as the identity and the head predicts zero (DiT's adaLN-Zero).
+            if name.endswith("adaLN_modulation.1.weight") or name == "final_layer.linear.weight":
+                nn.init.zeros_(weight)
 
     def condition(self, z_NZ: Float[Tensor, "N Z"]) -> Float[Tensor, "N W"]:
         """The part of the conditioning that does not depend on t: compute it once per chain."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from marval_ray.weights import StateDict, check_fit, load_strictly, read_state
 
+TINY_SIZE = 32
 TINY = {
     "in_channels": 1,
     "out_channels": 1,
@@ -27,7 +28,7 @@ TINY = {
     "layers_per_block": 1,
     "latent_channels": 4,
     "norm_num_groups": 8,
-    "sample_size": 32,
+    "sample_size": TINY_SIZE,
 }
 
 
@@ -41,6 +42,9 @@ class Moments:
 
 class VAE(nn.Module):
     """AutoencoderKL with the normalisation (latent - shift) * scale around it; always frozen and in eval mode."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, autoencoder: AutoencoderKL):
         super().__init__()

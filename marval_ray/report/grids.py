@@ -62,8 +62,9 @@ def _join(blocks: list[Image.Image], titles: list[str] | None, row_labels: Seque
         if titles:
             draw.text((x + block.width / 2, top / 2), titles[number], INK, font, anchor="mm")
         x += widths[number] + SPACE
-    for number, label in enumerate(row_labels or ()):
-        middle = top + (number + 0.5) * (height + GAP) / len(row_labels) - GAP / 2
+    labels = row_labels or ()
+    for number, label in enumerate(labels):
+        middle = top + (number + 0.5) * (height + GAP) / len(labels) - GAP / 2
         draw.text((left - SPACE / 2, middle), label, INK, font, anchor="rm")
     return page
 

@@ -1,0 +1,57 @@
+"""Score images: Frechet distance (FD) to the reference, class accuracy, within-class diversity, images/s.
+
+    python jobs/evaluate.py --per-label 200 --n-ar 4
+    python jobs/evaluate.py --teacher --per-label 50
+    python jobs/evaluate.py --npz samples.npz
+
+FD falls with the number of images: compare equal numbers only.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from marval_ray import assets_index, cli
+from marval_ray.evaluation import Row, measure
+from marval_ray.files import write_json
+from marval_ray.images import read_npz, to_tensor
+from marval_ray.metrics import Evaluator
+from marval_ray.source import Source
+
+
+@dataclass(frozen=True)
+class Config(Source):
+    npz: Path | None = None
+    """Score the images of this file (jobs/sample.py --out NAME.npz) instead of drawing some."""
+    classifier: Path = assets_index.CLASSIFIER
+    reference: Path = assets_index.REFERENCE
+    """Feature statistics of the real images that samples are compared with."""
+    out: Path | None = None
+    """Also write the figures to this JSON file."""
+
+
+def main(config: Config) -> None:
+    evaluator = Evaluator.load(config.classifier, config.reference)
+    row = score_file(config.npz, evaluator) if config.npz else score_model(config, evaluator)
+    print(json.dumps(row))
+    if config.out:
+        write_json(config.out, row)
+
+
+def score_file(path: Path, evaluator: Evaluator) -> Row:
+    pixels, labels = read_npz(path)
+    if pixels.shape[-1] != 1:
+        raise ValueError(f"{path}: images have {pixels.shape[-1]} channels, the embedded evaluation knows grey ones only")
+    return asdict(evaluator.score(to_tensor(pixels), torch.from_numpy(labels)))
+
+
+def score_model(config: Config, evaluator: Evaluator) -> Row:
+    generation = config.generation()
+    labels = config.label_tensor(generation.model.config.num_classes)
+    return measure("teacher" if config.teacher else "student", generation, labels, config.seed, evaluator)[0]
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

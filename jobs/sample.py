@@ -1,0 +1,56 @@
+"""Draw images from a student or a teacher: a PNG grid, a folder of PNG files, or an .npz for evaluation.
+
+    python jobs/sample.py --labels 0-9 --per-label 8 --out grid.png
+    python jobs/sample.py --checkpoint runs/distill/student.safetensors --n-ar 8 --out pictures
+    python jobs/sample.py --teacher --labels 0-9 --per-label 200 --seed 1 --out teacher.npz
+
+Image i depends on the seed, i and its class alone, whatever the batch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from marval_ray import cli, report
+from marval_ray.files import atomic_path
+from marval_ray.images import encode_png, to_pixels, write_npz
+from marval_ray.source import Source
+
+
+@dataclass(frozen=True)
+class Config(Source):
+    out: Path = Path("samples.png")
+    """NAME.png: a grid with a row for each class. NAME.npz: arr_0 uint8 (N, H, W, C) and arr_1 labels, as ADM writes
+    them. Any other name: a folder with a PNG file for each image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out.is_dir() and (self.out.suffix in (".png", ".npz") or any(self.out.iterdir())):
+            raise ValueError(f"--out {self.out} is a folder that is not empty: name another one")
+        if self.out.is_file() and self.out.suffix not in (".png", ".npz"):
+            raise ValueError(f"--out {self.out} is a file: end the name in .png or .npz, or name a folder")
+
+
+def main(config: Config) -> None:
+    generation = config.generation()
+    labels = config.label_tensor(generation.model.config.num_classes)
+    images = generation.images(labels, config.seed, progress=f"N_AR={config.n_ar}")
+    write(config.out, images, labels, config.per_label)
+    print(f"{config.out}: {len(images)} images")
+
+
+def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, columns: int) -> None:
+    if out.suffix == ".npz":
+        write_npz(out, to_pixels(images), labels.numpy())
+    elif out.suffix == ".png":
+        report.save_grid(out, images, columns, [str(label) for label in labels[::columns].tolist()])
+    else:
+        for index, (pixels, label) in enumerate(zip(to_pixels(images), labels.tolist())):
+            with atomic_path(out / f"{index:06d}_class{label}.png") as temporary:
+                temporary.write_bytes(encode_png(pixels))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

@@ -1,0 +1,92 @@
+"""Which model draws which images: what sampling and evaluation ask of their users."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from marval_ray import assets_index
+from marval_ray.config import MODELS
+from marval_ray.generate import Generation, student_generation
+from marval_ray.models.vae import load_vae
+from marval_ray.sampling import Ancestral
+from marval_ray.weights import load_model, read_config
+
+DEMO_STUDENT = Path("runs/demo/student.safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    checkpoint: Path | None = None
+    """Weights with config.json beside them; by default the student of the last `make demo`, else the embedded one."""
+    teacher: bool = False
+    """Sample a teacher: many diffusion steps a token, as `sampler` says. Without --checkpoint the embedded one."""
+    sampler: Ancestral = field(default_factory=assets_index.teacher_sampler)
+    """How a teacher draws; the defaults are the embedded teacher's best."""
+    preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] | None = None
+    """Sizes of a checkpoint that has no config.json beside it, such as MAR's checkpoint-last.pth."""
+    vae: Path | None = None
+    """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""
+    labels: str = "0-9"
+    """Class numbers, such as 3 or 0-9 or 0,2,5-7."""
+    per_label: int = 10
+    """Images of each class."""
+    seed: int = 0
+    n_ar: int = 64
+    """Auto-regressive loops an image."""
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("per_label", "n_ar", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+
+    def generation(self) -> Generation:
+        """The model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
+        path = self._path()
+        model = load_model(path, MODELS[self.preset] if self.preset else read_config(path.parent))
+        if self.n_ar > model.config.num_tokens:
+            raise ValueError(f"--n-ar {self.n_ar} is more than the {model.config.num_tokens} tokens of an image")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, vae = model.to(device).eval(), load_vae(self.vae or vae_beside(path)).to(device)
+        if self.teacher:
+            return Generation(model, vae, self.sampler, self.n_ar, self.batch)
+        return student_generation(model, vae, self.n_ar, self.batch)
+
+    def label_tensor(self, num_classes: int) -> Int64[Tensor, " N"]:
+        """Each class `per_label` times, class by class."""
+        return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
+
+    def _path(self) -> Path:
+        if self.checkpoint:
+            return self.checkpoint
+        if self.teacher:
+            return assets_index.TEACHER
+        return DEMO_STUDENT if DEMO_STUDENT.exists() else assets_index.STUDENT
+
+
+def vae_beside(checkpoint: Path) -> Path:
+    """The autoencoder that the checkpoint's config.json names. Raises ValueError when it names none."""
+    path = checkpoint.parent / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    if "vae" not in config:
+        raise ValueError(f"{path} names no autoencoder: give it with --vae")
+    return assets_index.resolve(config["vae"])
+
+
+def parse_labels(text: str, num_classes: int) -> list[int]:
+    """"0,2,5-7" to [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
+    labels: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"--labels {text!r} is not a list of class numbers such as 3 or 0-9 or 0,2,5-7")
+        labels += range(int(first), int(last or first) + 1)
+    outside = [label for label in labels if label >= num_classes]
+    if outside or not labels:
+        raise ValueError(f"--labels {text!r}: the model's classes are 0-{num_classes - 1}")
+    return labels
