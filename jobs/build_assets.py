@@ -1,35 +1,48 @@
-"""Write the embedded default from what was trained: teacher, a slice of images and latents, reference statistics."""
+"""Write the embedded default from what was trained: models, a slice of images and latents, reference statistics."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 
 from marval_ray import assets_index, cli
-from marval_ray.files import atomic_path
+from marval_ray.files import atomic_path, write_json
 from marval_ray.images import read_images, to_tensor
 from marval_ray.metrics import Statistics, classify
 from marval_ray.models.classifier import load_classifier
-from marval_ray.weights import load_model, save_model
+from marval_ray.models.vae import load_vae
+from marval_ray.weights import load_model, save_weights
 
 
 @dataclass(frozen=True)
 class Config:
     data: Path = Path("data/fashion-mnist")
+    vae: Path = Path("runs/vae-sharp")
     teacher: Path = Path("runs/teacher/teacher.safetensors")
+    student: Path | None = None
+    """A distilled student; without it the student that is there stays."""
     images: int = 8000
     """How many of the first training images (and their latents) are shipped."""
 
 
 def main(config: Config) -> None:
-    teacher = load_model(config.teacher)
-    save_model(assets_index.TEACHER.parent, "teacher", teacher.state_dict(), teacher.config, torch.float16)
+    load_vae(config.vae).autoencoder.save_pretrained(assets_index.VAE, safe_serialization=True)
+    write_model(config.teacher, assets_index.TEACHER)
+    if config.student:
+        write_model(config.student, assets_index.STUDENT)
     slice_parquet(config.data / "latents-train.parquet", assets_index.LATENTS, config.images)
     slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
     pixels, labels = read_images(config.data / "test.parquet")
     features, _ = classify(load_classifier(assets_index.CLASSIFIER), to_tensor(pixels))
     Statistics.of(features, torch.from_numpy(labels.copy())).save(assets_index.REFERENCE)
+
+
+def write_model(source: Path, target: Path) -> None:
+    """Half-precision weights, and a config that names the autoencoder."""
+    model = load_model(source)
+    save_weights(target, model.state_dict(), torch.float16)
+    write_json(target.parent / "config.json", {"model": asdict(model.config), "vae": assets_index.portable(assets_index.VAE)})
 
 
 def slice_parquet(source: Path, target: Path, rows: int) -> None:

@@ -6,6 +6,7 @@ jobs/distill.py`, and against the cluster that RAY_ADDRESS names. Without option
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -94,8 +95,11 @@ def distil(config: Config) -> float:
 def preset_of(arguments: Sequence[str] | None = None) -> str:
     """The value of --preset, which has to be known before the other options have defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", choices=list(GSIM_PRESETS), default="tiny")
-    return parser.parse_known_args(arguments)[0].preset
+    parser.add_argument("--preset", default="tiny")
+    name = parser.parse_known_args(arguments)[0].preset
+    if name not in GSIM_PRESETS:
+        sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(GSIM_PRESETS)}")
+    return name
 
 
 def defaults(name: str) -> Config:

@@ -1,8 +1,9 @@
-"""Measure a teacher: choose its guidance scale, then FD, accuracy and images/s against N_AR.
+"""Measure a teacher: choose its guidance, then FD, accuracy and images/s against N_AR.
 
 The figures of the embedded teacher are shipped; this is the command that made them.
 """
 
+import json
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 
 from marval_ray import assets_index, cli
-from marval_ray.evaluation import Row, best, measure
+from marval_ray.evaluation import Row, best, images_per_second, measure
 from marval_ray.files import write_json
 from marval_ray.generate import Generation, class_labels
 from marval_ray.metrics import Evaluator
 from marval_ray.models.vae import load_vae
-from marval_ray.sampling import Ancestral
+from marval_ray.sampling import Ancestral, Schedule
 from marval_ray.weights import load_model
 
 
@@ -28,51 +29,77 @@ class Config:
     classifier: Path = assets_index.CLASSIFIER
     reference: Path = assets_index.REFERENCE
     sampler: Ancestral = field(default_factory=lambda: Ancestral(clip_x0=4.5))
-    """Its cfg is replaced by the candidates."""
+    """Its guidance is replaced by the candidates."""
     cfg: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
-    """Candidates; the one of the lowest FD wins."""
-    choice_samples: int = 200
-    choice_loops: int = 64
+    """Candidates, each with a linear and a constant schedule; the one of the lowest FD wins."""
+    choice_samples: int = 300
+    choice_steps: int = 25
+    """Diffusion steps in the choice."""
+    choice_loops: int = 16
     samples: int = 2000
-    loops: tuple[int, ...] = (64,)
-    """Measured with `samples` images and with their first 500."""
+    loops: tuple[int, ...] = (8, 64)
+    """Measured with `samples` images and with their first `few`."""
     few: int = 500
-    few_loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    few_loops: tuple[int, ...] = (1, 2, 4, 16, 32)
     """Measured with `few` images only."""
     seed: int = 1_000
-    batch: int = 100
+    batch: int = 64
+    retime: bool = False
+    """Measure nothing but images/s, for the figures that OUT holds; to be used on a machine without other load."""
     out: Path = assets_index.TEACHER_FIGURES
 
 
 def main(config: Config) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, vae = load_model(config.checkpoint).to(device), load_vae(config.vae).to(device)
-    evaluator = Evaluator.load(config.classifier, config.reference)
     generation = Generation(model, vae, config.sampler, batch=config.batch)
-    choice = [at_scale(generation, cfg, evaluator, config) for cfg in config.cfg]
-    sampler = replace(config.sampler, cfg=best(choice)["cfg"])
+    figures = retimed(generation, config) if config.retime else measured(generation, config)
+    write_json(config.out, figures)
+    for row in figures["choice"] + figures["rows"]:
+        print(row)
+
+
+def retimed(generation: Generation, config: Config) -> dict[str, Any]:
+    """The figures in OUT with the speed of one batch at each number of loops."""
+    figures = json.loads(config.out.read_text())
+    generation = replace(generation, sampler=Ancestral(**figures["sampler"]))
+    classes = generation.model.config.num_classes
+    speeds = {n: images_per_second(replace(generation, loops=n), classes) for n in {row["n_ar"] for row in figures["rows"]}}
+    return figures | {"rows": [row | {"images_per_second": speeds[row["n_ar"]]} for row in figures["rows"]]}
+
+
+def measured(generation: Generation, config: Config) -> dict[str, Any]:
+    """Guidance, quality and speed."""
+    evaluator = Evaluator.load(config.classifier, config.reference)
+    choice = [with_guidance(generation, candidate, evaluator, config) for candidate in candidates(config)]
+    sampler = replace(candidates(config)[choice.index(best(choice))], steps=config.sampler.steps)
     generation = replace(generation, sampler=sampler)
     rows = [row for n in config.loops for row in both_sizes(generation, n, evaluator, config)]
-    labels = class_labels(model.config.num_classes, config.few)
+    labels = class_labels(generation.model.config.num_classes, config.few)
     for n in config.few_loops:
         rows.append(measure("teacher", replace(generation, loops=n), labels, config.seed, evaluator)[0])
-    figures: dict[str, Any] = {
+    return {
         "command": shlex.join(["python", "jobs/teacher_figures.py", *sys.argv[1:]]),
         "sampler": asdict(sampler),
         "choice": choice,
         "rows": rows,
     }
-    write_json(config.out, figures)
-    for row in choice + rows:
-        print(row)
 
 
-def at_scale(generation: Generation, cfg: float, evaluator: Evaluator, config: Config) -> Row:
-    """Figures of `choice_samples` images at one guidance scale."""
-    generation = replace(generation, sampler=replace(config.sampler, cfg=cfg), loops=config.choice_loops)
+def candidates(config: Config) -> list[Ancestral]:
+    """Guidance 1 is none, whatever the schedule."""
+    base = replace(config.sampler, steps=config.choice_steps)
+    schedules: tuple[Schedule, ...] = ("linear", "constant")
+    pairs = [(cfg, schedule) for cfg in config.cfg for schedule in (schedules if cfg != 1 else schedules[:1])]
+    return [replace(base, cfg=cfg, cfg_schedule=schedule) for cfg, schedule in pairs]
+
+
+def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluator, config: Config) -> Row:
+    """Figures of `choice_samples` images under one candidate."""
+    generation = replace(generation, sampler=sampler, loops=config.choice_loops)
     labels = class_labels(generation.model.config.num_classes, config.choice_samples)
-    row, _ = measure(f"teacher cfg={cfg}", generation, labels, config.seed, evaluator)
-    return row | {"cfg": cfg}
+    row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, labels, config.seed, evaluator)
+    return row
 
 
 def both_sizes(generation: Generation, loops: int, evaluator: Evaluator, config: Config) -> list[Row]:

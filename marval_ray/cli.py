@@ -1,7 +1,10 @@
 """Command lines: tyro parses, and a user's mistake becomes one line on stderr."""
 
+import io
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -14,11 +17,30 @@ def run(
 ) -> None:
     """Parse `config_type` from the command line and call `main`.
 
-    ValueError and OSError are mistakes that the user can cure: they end the process with `error: ...` and exit code 1.
-    Wrong options end it with tyro's message and exit code 2.
+    Wrong options end the process with exit code 2, and ValueError and OSError, which are mistakes that the user can
+    cure, with 1; both after one line, `error: ...`.
     """
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    config = parse(config_type, description, {} if default is None else {"default": default})
     try:
-        main(tyro.cli(config_type, description=description, **options))
+        main(config)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def parse(config_type: type[Config], description: str | None, options: dict[str, Any]) -> Config:
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(config_type, description=description, **options)
+    except SystemExit as end:
+        if end.code:
+            print(f"error: {one_line(box.getvalue())}", file=sys.stderr)
+        raise
+
+
+def one_line(box: str) -> str:
+    """The message in tyro's frame, and the options that it takes for similar."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    message = list(takewhile(lambda line: not line.startswith("─"), lines))
+    similar = [line.split()[0] for line in lines[len(message) :] if line.startswith("--")]
+    return " ".join(message) + (f" (see {', '.join(similar)})" if similar else "")

@@ -1,7 +1,7 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marval_ray import assets_index, report
-from marval_ray.evaluation import Row, best, measure, measure_loops, speed_up
+from marval_ray.evaluation import Row, best, fastest, images_per_second, measure, measure_loops
 from marval_ray.files import write_json
 from marval_ray.generate import Generation, class_labels, student_generation
 from marval_ray.metrics import Evaluator
@@ -72,45 +72,55 @@ class Figures:
         self.vae: VAE = load_vae(vae).to(self.device)
         self.evaluator = config.evaluator()
         self.summary: dict[str, Any] = {}
-        self.rows: list[Row] = config.teacher_rows()
+        self.teacher_rows: list[Row] = config.teacher_rows()
+        self.student_rows: list[Row] = []
         self.grids: dict[str, Tensor] = {}
 
     def before(self, teacher: MAR) -> None:
-        """Pictures of the teacher, and of the student that is still the teacher read in one step."""
+        """Pictures and speed of the teacher; pictures and scores of the student, still the teacher read in one step."""
         teacher = teacher.to(self.device)
-        self._draw("teacher", Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch))
+        generation = Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch)
+        self._draw("teacher", generation)
         student = self._student(teacher)
         self._draw("student before", student)
-        if self.evaluator:
-            labels = class_labels(teacher.config.num_classes, self.config.samples)
-            row, _ = measure("student before", student, labels, self.config.seed, self.evaluator)
-            self.summary |= {"student_fd_before": row["fd"], "student_accuracy_before": row["accuracy"]}
+        if self.evaluator is None:
+            return
+        labels = class_labels(teacher.config.num_classes, self.config.samples)
+        row, _ = measure("student before", student, labels, self.config.seed, self.evaluator)
+        self.summary |= scores("student", row, "_before")
+        if self.teacher_rows:
+            # Its quality is known; its speed is compared with the student's, so both are timed in this run.
+            row = best(self.teacher_rows)
+            speed = images_per_second(replace(generation, loops=row["n_ar"]), teacher.config.num_classes)
+            self.summary |= scores("teacher", row | {"images_per_second": speed}) | {"teacher_n_ar": row["n_ar"]}
 
     def after(self, student: MAR) -> None:
         """Pictures and scores of the distilled student, at each number of loops."""
         generation = self._student(student.to(self.device))
         self._draw("student after", generation)
-        if self.evaluator:
-            labels = class_labels(student.config.num_classes, self.config.samples)
-            rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
-            self.rows += rows
-            self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows), n_ar=True)
-            teacher = [row for row in self.rows if row["model"] == "teacher"]
-            if teacher:
-                self.summary |= compare(rows, best(teacher))
+        if self.evaluator is None:
+            return
+        labels = class_labels(student.config.num_classes, self.config.samples)
+        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
+        top = best(rows)
+        self.summary |= scores("student", rows[-1]) | scores("student_best", top) | {"student_best_n_ar": top["n_ar"]}
+        self.student_rows = rows
+        if self.teacher_rows:
+            self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
 
     def write(self, config: dict[str, Any], metrics: list[dict[str, float]], seconds: dict[str, float]) -> None:
         """summary.json, the pictures and report.html. `metrics` are the rows of metrics.jsonl."""
         self.summary |= {"samples": self.config.samples, **seconds}
-        write_json(self.folder / "summary.json", self.summary | {"loops": self.rows})
+        rows = self.teacher_rows + self.student_rows
+        write_json(self.folder / "summary.json", self.summary | {"loops": rows})
         grid, losses, loops = (self.folder / name for name in ("grid.png", "losses.png", "loops.png"))
         report.save_comparison(grid, self.grids, self.config.per_class)
         report.plot_losses(losses, metrics)
         pictures = [("Same seeds and classes, one row a class.", grid), ("Losses; lines are running means.", losses)]
-        if self.rows:
-            report.plot_loops(loops, self.rows)
+        if rows:
+            report.plot_loops(loops, rows)
             pictures.insert(1, ("Quality and speed against the number of auto-regressive loops.", loops))
-        report.write_html(self.folder / "report.html", "GSIM distillation", self.summary, self.rows, pictures, config)
+        report.write_html(self.folder / "report.html", "GSIM distillation", self.summary, rows, pictures, config)
 
     def _student(self, model: MAR) -> Generation:
         return student_generation(model, self.vae, self.config.loops[-1], self.config.batch)
@@ -122,14 +132,12 @@ class Figures:
         report.save_grid(self.folder / f"{name.replace(' ', '_')}.png", images, self.config.per_class)
 
 
-def scores(name: str, row: Row, n_ar: bool = False) -> dict[str, float]:
+def scores(name: str, row: Row, suffix: str = "") -> dict[str, float]:
     """The figures of `row` under stable names."""
-    kept = ("fd", "accuracy", "diversity", "images_per_second") + (("n_ar",) if n_ar else ())
-    return {f"{name}_{key}": row[key] for key in kept}
+    return {f"{name}_{key}{suffix}": row[key] for key in ("fd", "accuracy", "diversity", "images_per_second")}
 
 
-def compare(student: list[Row], teacher: Row) -> dict[str, float]:
-    """The teacher's best setting, and the student's speed-up over it at no worse FD."""
-    figures = scores("teacher", teacher, n_ar=True) | {"fd_ratio": student[-1]["fd"] / teacher["fd"]}
-    faster = speed_up(student, teacher)
-    return figures | ({"speed_up": faster["speed_up"], "speed_up_n_ar": faster["n_ar"]} if faster else {})
+def compare(student: list[Row], fd: float, speed: float) -> dict[str, float]:
+    """Against the teacher's best setting: the FD at the most loops, and the speed-up at no worse FD."""
+    ratio, row = {"fd_ratio": student[-1]["fd"] / fd}, fastest(student, fd)
+    return ratio | ({"speed_up": row["images_per_second"] / speed, "speed_up_n_ar": row["n_ar"]} if row else {})

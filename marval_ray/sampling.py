@@ -19,6 +19,8 @@ from marval_ray.models.head import DenoisingHead
 from marval_ray.models.mar import MAR, gather_tokens, scatter_tokens
 from marval_ray.schedule import Diffusion, cosine_diffusion, hidden_after_loops
 
+Schedule = Literal["linear", "constant"]
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -106,7 +108,7 @@ class Ancestral:
 
     steps: int = 100
     cfg: float = 1.0
-    cfg_schedule: Literal["linear", "constant"] = "linear"
+    cfg_schedule: Schedule = "linear"
     temperature: float = 1.0
     clip_x0: float | None = None
 

@@ -1,0 +1,185 @@
+"""Measure docs/results.md: three training seeds of the default, and an ablation that changes one setting at a time.
+
+Each run is `jobs/distill.py` in a folder of its own under runs/results. Finished runs are kept and an interrupted one
+is resumed, so the command may be stopped and repeated. The pictures of the README come from the first seed.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from marval_ray import assets_index, cli
+from marval_ray.config import GSIM_PRESETS
+from marval_ray.files import atomic_path
+
+ROOT = Path(__file__).parent.parent
+DEFAULT = GSIM_PRESETS["tiny"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "w = 1.2": {"gsim.w": 1.2},
+    "w = 3": {"gsim.w": 3.0},
+    "k = 1": {"gsim.k": 1.0},
+    "k = 0": {"gsim.k": 0.0},
+    "t* = 200": {"model.student-timestep": 200},
+    "t* = 600": {"model.student-timestep": 600},
+    "2 auxiliary updates": {"gsim.auxiliary-updates": 2},
+    "lambda = sigma": {"gsim.weighting": "sigma"},
+    "lambda = sigma^2": {"gsim.weighting": "sigma2"},
+    "lambda = sigma^2 / alpha": {"gsim.weighting": "sigma2/alpha"},
+}
+"""Changes of the default, one at a time."""
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("runs/results")
+    document: Path = Path("docs/results.md")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    samples: int = 2000
+    ablation_steps: int = 150
+    ablation_samples: int = 500
+
+
+def main(config: Config) -> None:
+    seeds = [run(config.out / f"seed-{s}", {"seed": s, "figures.samples": config.samples}) for s in config.seeds]
+    shared = {"learner.steps": config.ablation_steps, "figures.samples": config.ablation_samples}
+    ablation = {name: run(config.out / folder(name), shared | changes, loops=(8, 64)) for name, changes in VARIANTS.items()}
+    pictures = config.document.parent / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name in ("grid.png", "loops.png", "losses.png"):
+        shutil.copy(config.out / f"seed-{config.seeds[0]}" / name, pictures / name)
+    with atomic_path(config.document) as temporary:
+        temporary.write_text(document(config, seeds, ablation))
+    print(config.document)
+
+
+def folder(name: str) -> str:
+    return "ablation-" + "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
+
+
+def run(out: Path, options: dict[str, Any], loops: tuple[int, ...] | None = None) -> Summary:
+    """The summary of a run with `options`; a finished one is not repeated."""
+    if not (out / "summary.json").exists():
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        flags += ["--figures.loops", *map(str, loops)] if loops else []
+        flags += ["--resume"] if (out / "config.json").exists() else []
+        print(out, *flags, flush=True)
+        began = time.monotonic()
+        subprocess.run([sys.executable, ROOT / "jobs/distill.py", "--out", out, *flags], check=True)
+        print(f"{time.monotonic() - began:.0f} s", flush=True)
+    return json.loads((out / "summary.json").read_text())
+
+
+def document(config: Config, seeds: list[Summary], ablation: dict[str, Summary]) -> str:
+    teacher = json.loads(assets_index.TEACHER_FIGURES.read_text())
+    return TEXT.format(
+        samples=config.samples,
+        few=config.ablation_samples,
+        seeds=len(seeds),
+        steps=DEFAULT.learner.steps,
+        ablation_steps=config.ablation_steps,
+        teacher_command=teacher["command"],
+        guidance=f"{teacher['sampler']['cfg']} ({teacher['sampler']['cfg_schedule']} schedule)",
+        headline=headline(seeds),
+        loops=loop_table(seeds),
+        ablation=ablation_table(ablation),
+    )
+
+
+def over(seeds: list[Summary], name: str, form: str) -> str:
+    """Mean +- standard deviation over seeds."""
+    values = [summary[name] for summary in seeds if name in summary]
+    if len(values) < len(seeds):
+        return f"reached by {len(values)} of {len(seeds)} seeds"
+    spread = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{spread}"
+
+
+def headline(seeds: list[Summary]) -> str:
+    first = seeds[0]
+    n_ar = first["loops"][-1]["n_ar"]
+    rows = [
+        ("Teacher, its best setting", f"{first['teacher_n_ar']} loops x 100 steps", "teacher", ""),
+        ("Student before GSIM", f"{n_ar} loops x 1 step", "student", "_before"),
+        ("Student", f"{n_ar} loops x 1 step", "student", ""),
+        ("Student, its best N_AR", "see below", "student_best", ""),
+    ]
+    lines = ["| | sampling | FD | accuracy | diversity |", "|--|--|--|--|--|"]
+    for title, sampling, name, suffix in rows:
+        cells = [over(seeds, f"{name}_{key}{suffix}", form) for key, form in (("fd", ".2f"), ("accuracy", ".3f"), ("diversity", ".3f"))]
+        lines.append(f"| {title} | {sampling} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"* FD of the student with {n_ar} loops over the teacher's best: {over(seeds, 'fd_ratio', '.2f')}.",
+        f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {over(seeds, 'speed_up', '.0f')} times, "
+        f"at N_AR = {', '.join(str(s.get('speed_up_n_ar', '-')) for s in seeds)} (batch 64, timed in the same run).",
+        f"* GSIM took {over(seeds, 'seconds_gsim', '.0f')} s.",
+    ]
+    return "\n".join(lines)
+
+
+def loop_table(seeds: list[Summary]) -> str:
+    lines = ["| N_AR | teacher FD | accuracy | images/s | student FD | accuracy | images/s |", "|--|--|--|--|--|--|--|"]
+    teacher = {row["n_ar"]: row for row in seeds[0]["loops"] if row["model"] == "teacher"}
+    by_seed = [{row["n_ar"]: row for row in s["loops"] if row["model"] == "student"} for s in seeds]
+    for n in by_seed[0]:
+        rows = [rows[n] for rows in by_seed]
+        t = teacher.get(n)
+        left = f"{t['fd']:.2f} | {t['accuracy']:.3f} | {t['images_per_second']:.1f}" if t else " | | "
+        cells = (over(rows, "fd", ".2f"), over(rows, "accuracy", ".3f"), f"{mean(r['images_per_second'] for r in rows):.0f}")
+        lines.append(f"| {n} | {left} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ablation_table(ablation: dict[str, Summary]) -> str:
+    lines = ["| change | FD, 8 loops | accuracy | FD, 64 loops | accuracy | GSIM seconds |", "|--|--|--|--|--|--|"]
+    for name, summary in ablation.items():
+        rows = {row["n_ar"]: row for row in summary["loops"] if row["model"] == "student"}
+        cells = [f"{rows[n]['fd']:.2f} | {rows[n]['accuracy']:.3f}" for n in (8, 64)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {summary['seconds_gsim']:.0f} |")
+    return "\n".join(lines)
+
+
+TEXT = """# Results of the embedded model
+
+Made by `make results` on 2 CPU cores. FD: Frechet distance to the 10,000 test images of Fashion-MNIST in the features of
+the embedded classifier; it falls with the number of samples, so compare equal numbers only. Accuracy: share of samples
+that the classifier gives the class that was asked for. Diversity: mean feature distance within a class over that of real
+images. Teacher figures: `{teacher_command}`; of the guidance scales and schedules tried there {guidance} won.
+
+## One diffusion step a token against the teacher's hundred
+
+{samples} samples, {seeds} training seeds (mean ± standard deviation), {steps} updates.
+
+{headline}
+
+![Same seeds and classes: teacher, student before, student after](images/grid.png)
+
+## Quality and speed by number of loops
+
+{samples} samples of each.
+
+{loops}
+
+![FD and images/s against the number of loops](images/loops.png)
+
+## What the settings do
+
+One change of the default at a time, one seed, {ablation_steps} updates, {few} samples.
+
+{ablation}
+
+![Losses of the first seed](images/losses.png)
+"""
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

@@ -1,0 +1,161 @@
+"""The jobs as commands: what they write, what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from commands import refuse, succeed
+from PIL import Image
+from small import MODEL, write_random_latents, write_teacher
+
+from marval_ray import assets_index
+from marval_ray.config import GSIM_PRESETS
+from marval_ray.weights import load_model, read_state
+
+DISTILL = "jobs/distill.py"
+SHORT = (
+    "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
+    "--figures.teacher", "None", "--figures.samples", 20, "--figures.loops", 1, 2, "--figures.per-class", 1,
+    "--figures.sampler.steps", 2,
+)  # fmt: skip
+OUTPUTS = {
+    "student.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
+    "student_after.png", "grid.png", "losses.png", "loops.png", "summary.json", "report.html",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run of four updates."""
+    folder = tmp_path_factory.mktemp("distill") / "run"
+    succeed(DISTILL, "--out", folder, "--learner.steps", 4, *SHORT)
+    return folder
+
+
+def test_distillation_writes_what_people_look_at(run_folder):
+    assert OUTPUTS <= {path.name for path in run_folder.iterdir()}
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert {"student_fd", "student_fd_before", "student_accuracy", "student_best_n_ar"} <= summary.keys()
+    assert summary["seconds_total"] > summary["seconds_gsim"] > 0
+    assert [(row["model"], row["n_ar"]) for row in summary["loops"]] == [("student", 1), ("student", 2)]
+    student, teacher = load_model(run_folder / "student.safetensors"), load_model(assets_index.TEACHER)
+    assert student.config == teacher.config
+    assert any((a != b).any() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
+
+
+def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
+    assert "holds a finished run: continue it with --resume, or start anew with --overwrite" in refuse(
+        DISTILL, "--out", run_folder, "--learner.steps", 4, *SHORT
+    )
+    assert "--resume and --overwrite exclude each other" in refuse(DISTILL, "--resume", "--overwrite")
+    assert "holds no run to resume" in refuse(DISTILL, "--out", tmp_path, "--resume")
+    assert "gsim.w was 2.0, is 3.0" in refuse(
+        DISTILL, "--out", run_folder, "--resume", "--gsim.w", 3, "--learner.steps", 4, *SHORT
+    )
+    before = read_state(run_folder / "student.safetensors")
+    resumed = tmp_path / "resumed"
+    shutil.copytree(run_folder, resumed)
+    succeed(DISTILL, "--out", resumed, "--resume", "--learner.steps", 5, *SHORT)
+    rows = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4, 5]
+    after = read_state(resumed / "student.safetensors")
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_samples_are_written_in_three_forms(run_folder, tmp_path):
+    student = ("jobs/sample.py", "--checkpoint", run_folder / "student.safetensors", "--n-ar", 2, "--labels", "0,3-4")
+    succeed(*student, "--per-label", 2, "--seed", 1, "--out", tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as content:
+        images, labels = content["arr_0"], content["arr_1"]
+    assert images.shape == (6, 28, 28, 1) and images.dtype == np.uint8 and labels.tolist() == [0, 0, 3, 3, 4, 4]
+    succeed(*student, "--per-label", 2, "--seed", 1, "--out", tmp_path / "pictures", "--batch", 5)
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [f.name for f in files][:3] == ["000000_class0.png", "000001_class0.png", "000002_class3.png"]
+    for file, image in zip(files, images, strict=True):
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - image[..., 0]).max() <= 1
+    succeed(*student, "--per-label", 2, "--seed", 1, "--out", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").height > 3 * 84
+    scores = json.loads(succeed("jobs/evaluate.py", "--npz", tmp_path / "x.npz"))
+    assert scores["samples"] == 6 and scores["fd"] > 0 and 0 <= scores["accuracy"] <= 1
+
+
+def test_the_embedded_models_are_sampled_without_options(tmp_path):
+    succeed("jobs/sample.py", "--labels", "9", "--per-label", 2, "--n-ar", 1, "--out", tmp_path / "student.npz")
+    row = json.loads(succeed(
+        "jobs/evaluate.py", "--teacher", "--sampler.steps", 5, "--n-ar", 2, "--per-label", 2, "--out", tmp_path / "t.json"
+    ))  # fmt: skip
+    assert row["model"] == "teacher" and row["samples"] == 20 and json.loads((tmp_path / "t.json").read_text()) == row
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--labels", "7-12"), "the model's classes are 0-9"),
+        (("--labels", "boot"), "'boot' is not a list of class numbers"),
+        (("--n-ar", 65), "--n-ar 65 is more than the 64 tokens of an image"),
+        (("--n-ar", 0), "--n-ar must be at least 1, got 0"),
+        (("--checkpoint", "absent.safetensors", "--preset", "tiny"), "there is no checkpoint at absent.safetensors"),
+        (("--checkpoint", "setup.cfg"), "config.json is missing"),
+        (("--out", "tests"), "--out tests is a folder that is not empty"),
+    ],
+)
+def test_sampling_refuses(options, message):
+    assert message in refuse("jobs/sample.py", *options)
+
+
+def test_evaluation_refuses_what_is_no_npz(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut")
+    assert "is not an .npz with arr_0" in refuse("jobs/evaluate.py", "--npz", tmp_path / "x.npz")
+    np.savez(tmp_path / "y.npz", np.zeros((2, 3)), np.zeros(2))
+    assert "uint8 (N, H, W, C) and (N,) fit" in refuse("jobs/evaluate.py", "--npz", tmp_path / "y.npz")
+    objects = np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "z.npz", objects, objects)
+    assert "allow_pickle=False" in refuse("jobs/evaluate.py", "--npz", tmp_path / "z.npz")
+
+
+def test_distillation_refuses_bad_files(tmp_path):
+    small = write_teacher(tmp_path / "small")
+    assert "the model needs" in refuse(DISTILL, "--teacher", small, "--out", tmp_path / "run")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(assets_index.TEACHER.read_bytes()[:100_000])
+    assert "is not a whole safetensors file" in refuse(DISTILL, "--teacher", cut, "--out", tmp_path / "run")
+    other = write_random_latents(tmp_path / "other.parquet", MODEL)
+    assert "holds 64 values an image, this model needs" in refuse(DISTILL, "--latents", other, "--out", tmp_path / "run")
+    pq.write_table(pq.read_table(other).drop_columns(["label"]), tmp_path / "lacking.parquet")
+    assert "lacks the column(s) ['label']" in refuse(DISTILL, "--latents", tmp_path / "lacking.parquet")
+    (tmp_path / "file").write_text("not a folder")
+    assert "Not a directory" in refuse(DISTILL, "--out", tmp_path / "file" / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_distillation_refuses_bad_options(tmp_path):
+    out = ("--out", tmp_path / "run")
+    assert "--preset 'mar-x' is unknown; choose one of tiny, mar-b" in refuse(DISTILL, "--preset", "mar-x")
+    assert "Unrecognized options: --learner.step, 3 (see" in refuse(DISTILL, "--learner.step", 3)
+    assert "could not convert string to float: 'abc'" in refuse(DISTILL, "--gsim.w", "abc")
+    missing = refuse(DISTILL, "--preset", "mar-b", *out)
+    assert all(option in missing for option in ("--teacher PATH", "--latents PATH", "--vae PATH"))
+    assert "learner.steps must be at least 1, got 0" in refuse(DISTILL, "--learner.steps", 0, *out)
+    message = refuse(DISTILL, "--learner.workers", 64, *out)
+    assert "learner.workers 64 of {'CPU': 2.0} each do not fit" in message and "lower --learner.workers" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", GSIM_PRESETS)
+def test_help_of_each_preset(preset):
+    text = succeed(DISTILL, "--preset", preset, "--help")
+    assert "--gsim.w" in text and "--learner.workers" in text
+
+
+@pytest.mark.parametrize(
+    "job",
+    ["sample", "evaluate", "encode", "teacher_figures", "train_teacher", "train_vae", "train_classifier", "build_assets",
+     "prepare_fashion_mnist"],
+)  # fmt: skip
+def test_every_job_has_help(job):
+    assert "usage" in succeed(f"jobs/{job}.py", "--help")

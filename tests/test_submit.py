@@ -1,0 +1,87 @@
+"""The main job on a running cluster: submitted, and against RAY_ADDRESS; with and without token authentication."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from commands import ROOT, succeed
+from test_jobs import DISTILL, SHORT
+
+BIN = Path(sys.executable).parent
+RAY = BIN / "ray"
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(url: str, token: str, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=5)
+            return
+        except OSError:
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(1)
+
+
+@pytest.fixture(params=["token", "disabled"])
+def cluster(request, tmp_path):
+    """(environment of a client, address of the dashboard) of a head node of its own."""
+    token = "0123456789abcdef" * 4
+    port, dashboard = free_port(), free_port()
+    auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": token} if request.param == "token" else {})
+    env = auth | {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    command = [
+        RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
+        "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/marval-{port}",
+    ]  # fmt: skip
+    with open(tmp_path / "head.log", "w") as log:
+        head = subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{dashboard}/api/version", token)
+        yield env | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, f"http://127.0.0.1:{dashboard}"
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(60)
+
+
+def test_the_job_runs_on_a_cluster(cluster, tmp_path):
+    env, dashboard = cluster
+    submit = [
+        str(RAY), "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", DISTILL,
+        "--learner.steps", "2", *map(str, SHORT),
+    ]  # fmt: skip
+    without_address = {name: value for name, value in (os.environ | env).items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # Ray deletes the job's working directory, so the run is in the home of the user that the cluster runs as.
+    assert (tmp_path / "runs" / "submitted" / "report.html").exists()
+    failed = subprocess.run(
+        [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
+    )
+    assert failed.returncode != 0 and "holds a finished run" in failed.stdout
+    succeed(DISTILL, "--learner.steps", 2, *SHORT, "--out", tmp_path / "connected", env=env)
+    assert (tmp_path / "connected" / "report.html").exists()
+
+
+def test_a_client_without_the_token_is_turned_away(cluster):
+    env, dashboard = cluster
+    if env["RAY_AUTH_MODE"] == "disabled":
+        urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=10)
+    else:
+        with pytest.raises(urllib.error.HTTPError, match="401|403"):
+            urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=10)
