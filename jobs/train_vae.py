@@ -7,7 +7,8 @@ Two passes, as the embedded one was made:
     python jobs/train_vae.py --decoder-of runs/vae --perceptual runs/perceptual.safetensors --out runs/vae-sharp
 
 The second pass keeps the encoder, hence all latents, and sharpens the decoder. Its perceptual loss uses a classifier of
-its own, never the one that evaluates.
+its own, never the one that evaluates. --latent-noise teaches the decoder to read latents that are slightly off, as those
+of any generator are.
 """
 
 from collections.abc import Callable
@@ -37,12 +38,18 @@ class Config:
     perceptual: Path | None = None
     """Classifier (jobs/train_classifier.py) whose feature maps join the reconstruction loss."""
     perceptual_weight: float = 1.0
+    latent_noise: float = 0.0
+    """Add noise to the decoder's input: for each image N(0, s^2) in units of a channel's deviation, s ~ U(0, this)."""
     steps: int = 3000
     batch: int = 64
     lr: float = 2e-3
     kl_weight: float = 1e-4
     """Weight of the KL term, summed over latents and divided by the number of pixels."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.latent_noise and not self.decoder_of:
+            raise ValueError("--latent-noise is in units of known deviations: it needs --decoder-of")
 
 
 def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | None, weight: float) -> Tensor:
@@ -60,11 +67,20 @@ def make_loss(config: Config) -> Loss:
     def loss(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction, and a weak KL to N(0, I)."""
         posterior = autoencoder.encode(images).latent_dist
-        value = reconstruction(autoencoder.decode(posterior.sample()).sample, images, classifier, config.perceptual_weight)
+        latents = posterior.sample()
+        if config.latent_noise:
+            latents = latents + config.latent_noise * off_by(latents, autoencoder.config.latents_std)
+        value = reconstruction(autoencoder.decode(latents).sample, images, classifier, config.perceptual_weight)
         kl = posterior.kl().mean() / images[0].numel()
         return value + config.kl_weight * kl, {"reconstruction": value.item(), "kl": kl.item()}
 
     return loss
+
+
+def off_by(latents: Tensor, deviations: list[float]) -> Tensor:
+    """Noise of another strength, up to one deviation of the channel, for each image."""
+    strength = torch.rand(len(latents), 1, 1, 1)
+    return strength * torch.tensor(deviations).reshape(1, -1, 1, 1) * torch.randn_like(latents)
 
 
 @torch.no_grad()

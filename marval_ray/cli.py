@@ -4,7 +4,7 @@ import io
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
@@ -39,8 +39,16 @@ def parse(config_type: type[Config], description: str | None, options: dict[str,
 
 
 def one_line(box: str) -> str:
-    """The message in tyro's frame, and the options that it takes for similar."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    message = list(takewhile(lambda line: not line.startswith("─"), lines))
-    similar = [line.split()[0] for line in lines[len(message) :] if line.startswith("--")]
+    """What tyro says between the title and the next rule, and the options that it takes for similar.
+
+    Its frame is drawn in Unicode, in ASCII or not at all, as the terminal allows.
+    """
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    lines = list(dropwhile(is_rule, lines))
+    message = list(takewhile(lambda line: not is_rule(line), lines))
+    similar = [line.split()[0] for line in lines[len(message) :] if line.startswith("--") and not is_rule(line)]
     return " ".join(message) + (f" (see {', '.join(similar)})" if similar else "")
+
+
+def is_rule(line: str) -> bool:
+    return not line.strip("─-+╰╯")

@@ -1,6 +1,7 @@
 """Which model draws which images: what sampling and evaluation ask of their users."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -82,10 +83,10 @@ def parse_labels(text: str, num_classes: int) -> list[int]:
     """"0,2,5-7" to [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
     labels: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
             raise ValueError(f"--labels {text!r} is not a list of class numbers such as 3 or 0-9 or 0,2,5-7")
-        labels += range(int(first), int(last or first) + 1)
+        labels += range(int(match[1]), int(match[2] or match[1]) + 1)
     outside = [label for label in labels if label >= num_classes]
     if outside or not labels:
         raise ValueError(f"--labels {text!r}: the model's classes are 0-{num_classes - 1}")

@@ -1,8 +1,11 @@
 """Runs the project's commands as a user does."""
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,8 +27,32 @@ def succeed(*arguments: object, env: dict[str, str] | None = None) -> str:
 
 
 def refuse(*arguments: object) -> str:
-    """The one line with which a command ends that was used wrongly."""
-    done = run(*arguments)
-    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    """The one line with which a command ends that was used wrongly. It runs in this process, which has all imports."""
+    printed, code = _here(*arguments)
+    message = printed + (code if isinstance(code, str) else "")  # Python prints a message that it exits with
+    assert code, f"{arguments} was not refused"
+    (line,) = (line for line in message.splitlines() if line.startswith("error: "))
     return line
+
+
+def help_of(*arguments: object) -> str:
+    """What `--help` prints."""
+    printed, code = _here(*arguments, "--help")
+    assert not code
+    return printed
+
+
+def _here(script: str, *options: object) -> tuple[str, str | int | None]:
+    """(what a script prints, what it exits with)."""
+    printed, before = io.StringIO(), sys.argv
+    sys.argv = [script, *map(str, options)]
+    try:
+        with redirect_stderr(printed), redirect_stdout(printed):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return printed.getvalue(), end.code
+    finally:
+        sys.argv = before
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+    return printed.getvalue(), None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import refuse, succeed
+from commands import help_of, refuse, succeed
 from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
@@ -148,7 +148,7 @@ def test_distillation_refuses_bad_options(tmp_path):
 
 @pytest.mark.parametrize("preset", GSIM_PRESETS)
 def test_help_of_each_preset(preset):
-    text = succeed(DISTILL, "--preset", preset, "--help")
+    text = help_of(DISTILL, "--preset", preset)
     assert "--gsim.w" in text and "--learner.workers" in text
 
 
@@ -158,4 +158,4 @@ def test_help_of_each_preset(preset):
      "prepare_fashion_mnist"],
 )  # fmt: skip
 def test_every_job_has_help(job):
-    assert "usage" in succeed(f"jobs/{job}.py", "--help")
+    assert "usage" in help_of(f"jobs/{job}.py")

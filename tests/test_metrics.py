@@ -1,0 +1,91 @@
+"""Scores against closed forms, and of real images."""
+
+import math
+
+import pytest
+import torch
+
+from marval_ray import assets_index
+from marval_ray.config import MODELS
+from marval_ray.evaluation import best, fastest
+from marval_ray.images import crop_to, pad_to, read_images, to_pixels, to_tensor
+from marval_ray.metrics import Evaluator, Statistics, frechet_distance, within_class_distance
+from marval_ray.source import parse_labels
+from marval_ray.weights import load_model
+
+
+def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
+    return Statistics(torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64), 1.0)
+
+
+def test_frechet_distance_of_two_gaussians():
+    """Commuting covariances: |m_a - m_b|^2 + sum (s_a - s_b)^2 over common axes."""
+    angle = torch.tensor(0.7, dtype=torch.float64)
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    a = Statistics(torch.tensor([1.0, 0.0]).double(), turn @ torch.diag(torch.tensor([4.0, 9.0]).double()) @ turn.T, 1.0)
+    b = Statistics(torch.tensor([0.0, 2.0]).double(), turn @ torch.diag(torch.tensor([1.0, 16.0]).double()) @ turn.T, 1.0)
+    assert frechet_distance(a, b) == pytest.approx(1 + 4 + (2 - 1) ** 2 + (3 - 4) ** 2)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute():
+    """tr (A B)^(1/2) of two by two matrices: sqrt(tr(AB) + 2 sqrt(det(AB)))."""
+    a, b = moments([0, 0], [[2, 1], [1, 3]]), moments([0, 0], [[4, -1], [-1, 1]])
+    product = a.covariance @ b.covariance
+    root = math.sqrt(product.trace() + 2 * math.sqrt(torch.det(product)))
+    assert frechet_distance(a, b) == pytest.approx(5 + 5 - 2 * root)
+
+
+def test_within_class_distance_weighs_classes_equally():
+    features = torch.tensor([[0.0], [2.0], [10.0], [14.0], [18.0]]).double()
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert within_class_distance(features, labels) == pytest.approx((2 + (4 + 8 + 4) / 3) / 2)
+    assert math.isnan(within_class_distance(features[:1], labels[:1]))
+
+
+def test_real_images_score_well_and_damage_shows():
+    evaluator = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE)
+    pixels, labels = read_images(assets_index.IMAGES)
+    images, labels = to_tensor(pixels[:500]), torch.from_numpy(labels[:500].copy())
+    real = evaluator.score(images, labels)
+    assert real.fd < 5 and real.accuracy > 0.9 and 0.9 < real.diversity < 1.1 and real.samples == 500
+    padded = evaluator.score(pad_to(images, 32), labels)
+    assert padded.fd == pytest.approx(real.fd, abs=1e-3)
+    noisy = evaluator.score(images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)), labels)
+    assert noisy.fd > 10 * real.fd
+    assert evaluator.score(images, (labels + 1) % 10).accuracy < 0.1
+    assert evaluator.score(images[:1].expand(500, -1, -1, -1), labels).diversity == pytest.approx(0, abs=1e-6)
+
+
+def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():
+    from marval_ray.models.vae import load_vae
+
+    evaluator, vae = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE), load_vae(assets_index.VAE)
+    pixels, labels = read_images(assets_index.IMAGES)
+    images, labels = to_tensor(pixels[:500]), torch.from_numpy(labels[:500].copy())
+    latents = vae.encode(pad_to(images, 32)).mean
+    assert latents.mean((0, 2, 3)).abs().max() < 0.1 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.1
+    decoded = crop_to(vae.decode(latents), 28)
+    assert evaluator.score(decoded, labels).accuracy > 0.88
+    assert (to_pixels(decoded).astype(int) - pixels[:500]).std() < 20
+
+
+def test_embedded_models_are_small_and_fit_the_preset():
+    for path in (assets_index.TEACHER, assets_index.STUDENT):
+        assert load_model(path).config == MODELS["tiny"]
+    assert sum(f.stat().st_size for f in assets_index.ASSETS.rglob("*") if f.is_file()) < 30e6
+    assert assets_index.resolve(assets_index.portable(assets_index.VAE)) == assets_index.VAE
+    assert assets_index.teacher_sampler().steps == 100
+
+
+def test_best_and_fastest_rows():
+    rows = [{"fd": fd, "images_per_second": speed} for fd, speed in ((9.0, 1.0), (5.0, 2.0), (7.0, 8.0))]
+    assert best(rows) == rows[1]
+    assert fastest(rows, 8.0) == rows[2] and fastest(rows, 5.0) == rows[1] and fastest(rows, 1.0) is None
+
+
+def test_labels_are_parsed():
+    assert parse_labels("0,2,5-7", 10) == [0, 2, 5, 6, 7] and parse_labels("3", 4) == [3]
+    for text in ("", "a", "-1", "1-", "1--2", "10", "5-3"):
+        with pytest.raises(ValueError, match="--labels"):
+            parse_labels(text, 10)
