@@ -1,4 +1,5 @@
-"""Measure docs/results.md: three training seeds of the default, and an ablation that changes one setting at a time.
+"""Measure docs/results.md and the README's table: three training seeds of the default, and an ablation that changes one
+setting at a time.
 
 Each run is `jobs/distill.py` in a folder of its own under runs/results. Finished runs are kept and an interrupted one
 is resumed, so the command may be stopped and repeated. The pictures of the README come from the first seed.
@@ -35,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Changes of the default, one at a time."""
 
+BEGIN, END = "<!-- results: written by `make results` -->\n", "<!-- end of results -->\n"
+
 Summary = dict[str, Any]
 
 
@@ -42,6 +45,7 @@ Summary = dict[str, Any]
 class Config:
     out: Path = Path("runs/results")
     document: Path = Path("docs/results.md")
+    readme: Path = Path("README.md")
     seeds: tuple[int, ...] = (0, 1, 2)
     samples: int = 2000
     ablation_steps: int = 150
@@ -56,9 +60,15 @@ def main(config: Config) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for name in ("grid.png", "loops.png", "losses.png"):
         shutil.copy(config.out / f"seed-{config.seeds[0]}" / name, pictures / name)
-    with atomic_path(config.document) as temporary:
-        temporary.write_text(document(config, seeds, ablation))
-    print(config.document)
+    write(config.document, document(config, seeds, ablation))
+    before, rest = config.readme.read_text().split(BEGIN)
+    write(config.readme, f"{before}{BEGIN}{headline(seeds)}\n{END}{rest.split(END)[1]}")
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+    print(path)
 
 
 def folder(name: str) -> str:

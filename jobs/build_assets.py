@@ -18,7 +18,7 @@ from marval_ray.weights import load_model, save_weights
 @dataclass(frozen=True)
 class Config:
     data: Path = Path("data/fashion-mnist")
-    vae: Path = Path("runs/vae-sharp")
+    vae: Path = Path("runs/vae-robust")
     teacher: Path = Path("runs/teacher/teacher.safetensors")
     student: Path | None = None
     """A distilled student; without it the student that is there stays."""

@@ -41,6 +41,8 @@ class Config:
     label_drop: float = 0.1
     seed: int = 0
     save_every: int = 500
+    stop_after: int | None = None
+    """End after this update, on the learning-rate schedule of `steps`; --resume goes on."""
     resume: bool = False
     """Continue from OUT/state.pt."""
 
@@ -75,7 +77,8 @@ def main(config: Config) -> None:
     state_path, start = config.out / "state.pt", 0
     if config.resume:
         start = load_state(state_path, model, ema, optimizer)
-    bar = tqdm(range(start, config.steps), desc="teacher", initial=start, total=config.steps, mininterval=5)
+    end = min(config.steps, config.stop_after or config.steps)
+    bar = tqdm(range(start, end), desc="teacher", initial=start, total=config.steps, mininterval=5)
     average = None
     for step in bar:
         metrics = train_step(model, dataset, step, config)
@@ -86,7 +89,7 @@ def main(config: Config) -> None:
         ema.update(dict(model.named_parameters()))
         average = metrics["mse"].item() if average is None else 0.98 * average + 0.02 * metrics["mse"].item()
         bar.set_postfix(mse=f"{average:.4f}", refresh=False)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.save_every == 0 or step + 1 == end:
             save_state(state_path, step + 1, model, ema, optimizer)
             save_model(config.out, "teacher", ema.shadow, c, torch.float32)
 
@@ -103,7 +106,9 @@ def save_state(path: Path, step: int, model: MAR, ema: EMA, optimizer: torch.opt
 
 
 def load_state(path: Path, model: MAR, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a saved state and return the number of finished steps."""
+    """Restore a saved state and return the number of finished steps. Raises ValueError when there is none."""
+    if not path.exists():
+        raise ValueError(f"{path.parent} holds no state to resume: leave --resume out, or correct --out")
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     ema.load_state_dict(state["ema"])

@@ -35,6 +35,13 @@ def refuse(*arguments: object) -> str:
     return line
 
 
+def work(*arguments: object) -> str:
+    """What a command prints that ends well, in this process: for commands that do not start Ray."""
+    printed, code = _here(*arguments)
+    assert not code, printed + str(code)
+    return printed
+
+
 def help_of(*arguments: object) -> str:
     """What `--help` prints."""
     printed, code = _here(*arguments, "--help")
