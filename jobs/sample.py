@@ -45,7 +45,7 @@ def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, columns: 
     if out.suffix == ".npz":
         write_npz(out, to_pixels(images), labels.numpy())
     elif out.suffix == ".png":
-        report.save_grid(out, images, columns, [str(label) for label in labels[::columns].tolist()])
+        report.save_grid(out, images, columns, [f"class {label}" for label in labels[::columns].tolist()])
     else:
         for index, (pixels, label) in enumerate(zip(to_pixels(images), labels.tolist())):
             with atomic_path(out / f"{index:06d}_class{label}.png") as temporary:

@@ -30,12 +30,15 @@ class Config:
     reference: Path = assets_index.REFERENCE
     sampler: Ancestral = field(default_factory=lambda: Ancestral(clip_x0=4.5))
     """Its guidance is replaced by the candidates."""
-    cfg: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
-    """Candidates, each with a linear and a constant schedule; the one of the lowest FD wins."""
-    choice_samples: int = 300
+    cfg: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+    """Candidates of the guidance scale; the one of the lowest FD wins, of those that are accurate enough."""
+    cfg_schedules: tuple[Schedule, ...] = ("linear", "constant")
+    """Each scale is tried with each of these; 1 is no guidance, whatever the schedule."""
+    min_accuracy: float = 0.0
+    choice_samples: int = 500
     choice_steps: int = 25
     """Diffusion steps in the choice."""
-    choice_loops: int = 16
+    choice_loops: int = 8
     samples: int = 2000
     loops: tuple[int, ...] = (8, 64)
     """Measured with `samples` images and with their first `few`."""
@@ -72,7 +75,10 @@ def measured(generation: Generation, config: Config) -> dict[str, Any]:
     """Guidance, quality and speed."""
     evaluator = Evaluator.load(config.classifier, config.reference)
     choice = [with_guidance(generation, candidate, evaluator, config) for candidate in candidates(config)]
-    sampler = replace(candidates(config)[choice.index(best(choice))], steps=config.sampler.steps)
+    accurate = [row for row in choice if row["accuracy"] >= config.min_accuracy]
+    if not accurate:
+        raise ValueError(f"no guidance reaches --min-accuracy {config.min_accuracy}; the figures are above")
+    sampler = replace(candidates(config)[choice.index(best(accurate))], steps=config.sampler.steps)
     generation = replace(generation, sampler=sampler)
     rows = [row for n in config.loops for row in both_sizes(generation, n, evaluator, config)]
     labels = class_labels(generation.model.config.num_classes, config.few)
@@ -87,10 +93,8 @@ def measured(generation: Generation, config: Config) -> dict[str, Any]:
 
 
 def candidates(config: Config) -> list[Ancestral]:
-    """Guidance 1 is none, whatever the schedule."""
     base = replace(config.sampler, steps=config.choice_steps)
-    schedules: tuple[Schedule, ...] = ("linear", "constant")
-    pairs = [(cfg, schedule) for cfg in config.cfg for schedule in (schedules if cfg != 1 else schedules[:1])]
+    pairs = [(cfg, schedule) for cfg in config.cfg for schedule in config.cfg_schedules[: 1 if cfg == 1 else None]]
     return [replace(base, cfg=cfg, cfg_schedule=schedule) for cfg, schedule in pairs]
 
 
@@ -99,6 +103,7 @@ def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluat
     generation = replace(generation, sampler=sampler, loops=config.choice_loops)
     labels = class_labels(generation.model.config.num_classes, config.choice_samples)
     row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, labels, config.seed, evaluator)
+    print(row, flush=True)
     return row
 
 

@@ -158,10 +158,10 @@ GSIM_PRESETS = {
     # Found by measurement: docs/results.md.
     "tiny": GSIMPreset(
         MODELS["tiny"],
-        GSIMConfig(w=2.0, k=-0.4),
+        GSIMConfig(w=1.35, k=-0.4),
         LearnerConfig(
-            steps=400, batch=64, lr=1e-4, auxiliary_lr=2e-4, betas=(0.0, 0.999), ema=0.995,
-            cpus_per_worker=2, checkpoint_every=100,
+            steps=250, batch=64, lr=2e-4, auxiliary_lr=4e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
+            cpus_per_worker=2, checkpoint_every=50,
         ),
     ),
     "mar-b": GSIMPreset(MODELS["mar-b"], GSIMConfig(), _PAPER),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marval_ray import assets_index, report
 from marval_ray.evaluation import Row, best, fastest, images_per_second, measure, measure_loops
+from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files import write_json
 from marval_ray.generate import Generation, class_labels, student_generation
 from marval_ray.metrics import Evaluator
@@ -34,6 +35,8 @@ class FiguresConfig:
     per_class: int = 3
     """Pictures of each class in the grids."""
     grid_classes: int = 10
+    class_names: tuple[str, ...] = ()
+    """Labels of the rows of the grids; without them the classes' numbers."""
     seed: int = 1_000
     batch: int = 64
 
@@ -59,8 +62,13 @@ class FiguresConfig:
     @classmethod
     def embedded(cls) -> "FiguresConfig":
         return cls(
-            assets_index.CLASSIFIER, assets_index.REFERENCE, assets_index.TEACHER_FIGURES, assets_index.teacher_sampler()
-        )
+            assets_index.CLASSIFIER, assets_index.REFERENCE, assets_index.TEACHER_FIGURES, assets_index.teacher_sampler(),
+            class_names=CLASS_NAMES,
+        )  # fmt: skip
+
+    def row_labels(self) -> list[str]:
+        names = self.class_names or tuple(map(str, range(self.grid_classes)))
+        return list(names[: self.grid_classes])
 
 
 class Figures:
@@ -114,7 +122,7 @@ class Figures:
         rows = self.teacher_rows + self.student_rows
         write_json(self.folder / "summary.json", self.summary | {"loops": rows})
         grid, losses, loops = (self.folder / name for name in ("grid.png", "losses.png", "loops.png"))
-        report.save_comparison(grid, self.grids, self.config.per_class)
+        report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
         report.plot_losses(losses, metrics)
         pictures = [("Same seeds and classes, one row a class.", grid), ("Losses; lines are running means.", losses)]
         if rows:
@@ -129,7 +137,8 @@ class Figures:
         labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
         images = generation.images(labels, self.config.seed, progress=f"pictures: {name}")
         self.grids[name] = images
-        report.save_grid(self.folder / f"{name.replace(' ', '_')}.png", images, self.config.per_class)
+        path = self.folder / f"{name.replace(' ', '_')}.png"
+        report.save_grid(path, images, self.config.per_class, self.config.row_labels())
 
 
 def scores(name: str, row: Row, suffix: str = "") -> dict[str, float]:

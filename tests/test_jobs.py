@@ -54,7 +54,7 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     )
     assert "--resume and --overwrite exclude each other" in refuse(DISTILL, "--resume", "--overwrite")
     assert "holds no run to resume" in refuse(DISTILL, "--out", tmp_path, "--resume")
-    assert "gsim.w was 2.0, is 3.0" in refuse(
+    assert "gsim.w was 1.35, is 3.0" in refuse(
         DISTILL, "--out", run_folder, "--resume", "--gsim.w", 3, "--learner.steps", 4, *SHORT
     )
     before = read_state(run_folder / "student.safetensors")

@@ -1,10 +1,15 @@
 """The learner under Ray Train: real workers, real DeepSpeed."""
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
+from ray.util.state import list_actors
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
@@ -66,6 +71,26 @@ def test_zero_stage_3_with_two_workers_equals_stage_0(run, tmp_path):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_other_zero_stages_equal_stage_0(run, tmp_path, stage):
     assert_stage_equals_stage_0(run, tmp_path, stage)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_restarted_to_the_same_numbers(run, tmp_path):
+    run = with_learner(run, steps=40, checkpoint_every=10)
+    whole = trained(run, tmp_path / "whole")
+    with ThreadPoolExecutor(1) as background:
+        result = background.submit(trained, run, tmp_path / "killed")
+        wait_for_step(tmp_path / "killed" / "metrics.jsonl", 15)
+        (worker,) = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+        os.kill(worker.pid, signal.SIGKILL)
+        assert largest_gap(whole, result.result(timeout=200)) == 0
+    assert [row["step"] for row in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 41))
+
+
+def wait_for_step(path: Path, step: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() or len(path.read_text().splitlines()) < step:
+        assert time.monotonic() < end, f"{path} does not get to step {step}"
+        time.sleep(0.05)
 
 
 def test_a_run_that_diverges_ends_with_a_reason(run, tmp_path):
