@@ -6,6 +6,7 @@ is resumed, so the command may be stopped and repeated. The pictures of the READ
 """
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Config:
     readme: Path = Path("README.md")
     seeds: tuple[int, ...] = (0, 1, 2)
     samples: int = 2000
+    ablation: bool = True
     ablation_steps: int = 150
     ablation_samples: int = 500
 
@@ -55,7 +57,8 @@ class Config:
 def main(config: Config) -> None:
     seeds = [run(config.out / f"seed-{s}", {"seed": s, "figures.samples": config.samples}) for s in config.seeds]
     shared = {"learner.steps": config.ablation_steps, "figures.samples": config.ablation_samples}
-    ablation = {name: run(config.out / folder(name), shared | changes, loops=(8, 64)) for name, changes in VARIANTS.items()}
+    variants = VARIANTS if config.ablation else {}
+    ablation = {name: run(config.out / folder(name), shared | changes, loops=(8, 64)) for name, changes in variants.items()}
     pictures = config.document.parent / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     for name in ("grid.png", "loops.png", "losses.png"):
@@ -91,16 +94,15 @@ def run(out: Path, options: dict[str, Any], loops: tuple[int, ...] | None = None
 def document(config: Config, seeds: list[Summary], ablation: dict[str, Summary]) -> str:
     teacher = json.loads(assets_index.TEACHER_FIGURES.read_text())
     return TEXT.format(
+        command=shlex.join(["python", "bench/results.py", *sys.argv[1:]]),
         samples=config.samples,
-        few=config.ablation_samples,
         seeds=len(seeds),
         steps=DEFAULT.learner.steps,
-        ablation_steps=config.ablation_steps,
         teacher_command=teacher["command"],
         guidance=f"{teacher['sampler']['cfg']} ({teacher['sampler']['cfg_schedule']} schedule)",
         headline=headline(seeds),
         loops=loop_table(seeds),
-        ablation=ablation_table(ablation),
+        ablation=ablation_section(config, ablation) if ablation else "",
     )
 
 
@@ -109,7 +111,7 @@ def over(seeds: list[Summary], name: str, form: str) -> str:
     values = [summary[name] for summary in seeds if name in summary]
     if len(values) < len(seeds):
         return f"reached by {len(values)} of {len(seeds)} seeds"
-    spread = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    spread = f" ± {stdev(values):{form}}" if len(set(values)) > 1 else ""
     return f"{mean(values):{form}}{spread}"
 
 
@@ -149,18 +151,25 @@ def loop_table(seeds: list[Summary]) -> str:
     return "\n".join(lines)
 
 
-def ablation_table(ablation: dict[str, Summary]) -> str:
-    lines = ["| change | FD, 8 loops | accuracy | FD, 64 loops | accuracy | GSIM seconds |", "|--|--|--|--|--|--|"]
+def ablation_section(config: Config, ablation: dict[str, Summary]) -> str:
+    steps, samples = config.ablation_steps, config.ablation_samples
+    lines = [
+        "## What the settings do\n",
+        f"One change of the default at a time, one seed, {steps} updates, {samples} samples.\n",
+    ]
+    lines += ["| change | FD, 8 loops | accuracy | FD, 64 loops | accuracy | GSIM seconds |", "|--|--|--|--|--|--|"]
     for name, summary in ablation.items():
         rows = {row["n_ar"]: row for row in summary["loops"] if row["model"] == "student"}
         cells = [f"{rows[n]['fd']:.2f} | {rows[n]['accuracy']:.3f}" for n in (8, 64)]
         lines.append(f"| {name} | {' | '.join(cells)} | {summary['seconds_gsim']:.0f} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 TEXT = """# Results of the embedded model
 
-Made by `make results` on 2 CPU cores. FD: Frechet distance to the 10,000 test images of Fashion-MNIST in the features of
+Made by `{command}` on 2 CPU cores; `make results` gives it whole.
+
+FD: Frechet distance to the 10,000 test images of Fashion-MNIST in the features of
 the embedded classifier; it falls with the number of samples, so compare equal numbers only. Accuracy: share of samples
 that the classifier gives the class that was asked for. Diversity: mean feature distance within a class over that of real
 images. Teacher figures: `{teacher_command}`; of the guidance scales and schedules tried there {guidance} won.
@@ -181,14 +190,9 @@ images. Teacher figures: `{teacher_command}`; of the guidance scales and schedul
 
 ![FD and images/s against the number of loops](images/loops.png)
 
-## What the settings do
-
-One change of the default at a time, one seed, {ablation_steps} updates, {few} samples.
-
-{ablation}
-
 ![Losses of the first seed](images/losses.png)
-"""
+
+{ablation}"""
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ class Figures:
         labels = class_labels(student.config.num_classes, self.config.samples)
         rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
         top = best(rows)
-        self.summary |= scores("student", rows[-1]) | scores("student_best", top) | {"student_best_n_ar": top["n_ar"]}
+        self.summary |= scores("student", rows[-1]) | {"student_n_ar": rows[-1]["n_ar"]}
+        self.summary |= scores("student_best", top) | {"student_best_n_ar": top["n_ar"]}
         self.student_rows = rows
         if self.teacher_rows:
             self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
