@@ -11,13 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from marval_ray import assets_index, cli
+from marval_ray import assets_index, cli, report
 from marval_ray.config import GSIM_PRESETS
+from marval_ray.evaluation import Row
+from marval_ray.figures import FiguresConfig
 from marval_ray.files import atomic_path
 
 ROOT = Path(__file__).parent.parent
@@ -61,11 +63,21 @@ def main(config: Config) -> None:
     ablation = {name: run(config.out / folder(name), shared | changes, loops=(8, 64)) for name, changes in variants.items()}
     pictures = config.document.parent / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    for name in ("grid.png", "loops.png", "losses.png"):
+    for name in ("grid.png", "losses.png"):
         shutil.copy(config.out / f"seed-{config.seeds[0]}" / name, pictures / name)
+    report.plot_loops(pictures / "loops.png", teacher_rows(config) + student_rows(seeds[0]))
     write(config.document, document(config, seeds, ablation))
     before, rest = config.readme.read_text().split(BEGIN)
     write(config.readme, f"{before}{BEGIN}{headline(seeds)}\n{END}{rest.split(END)[1]}")
+
+
+def teacher_rows(config: Config) -> list[Row]:
+    """As they are now: their speed may have been measured anew since a run was made."""
+    return replace(FiguresConfig.embedded(), samples=config.samples).teacher_rows()
+
+
+def student_rows(summary: Summary) -> list[Row]:
+    return [row for row in summary["loops"] if row["model"] == "student"]
 
 
 def write(path: Path, text: str) -> None:
@@ -101,7 +113,7 @@ def document(config: Config, seeds: list[Summary], ablation: dict[str, Summary])
         teacher_command=teacher["command"],
         guidance=f"{teacher['sampler']['cfg']} ({teacher['sampler']['cfg_schedule']} schedule)",
         headline=headline(seeds),
-        loops=loop_table(seeds),
+        loops=loop_table(teacher_rows(config), seeds),
         ablation=ablation_section(config, ablation) if ablation else "",
     )
 
@@ -138,10 +150,10 @@ def headline(seeds: list[Summary]) -> str:
     return "\n".join(lines)
 
 
-def loop_table(seeds: list[Summary]) -> str:
+def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
     lines = ["| N_AR | teacher FD | accuracy | images/s | student FD | accuracy | images/s |", "|--|--|--|--|--|--|--|"]
-    teacher = {row["n_ar"]: row for row in seeds[0]["loops"] if row["model"] == "teacher"}
-    by_seed = [{row["n_ar"]: row for row in s["loops"] if row["model"] == "student"} for s in seeds]
+    teacher = {row["n_ar"]: row for row in teacher_rows}
+    by_seed = [{row["n_ar"]: row for row in student_rows(summary)} for summary in seeds]
     for n in by_seed[0]:
         rows = [rows[n] for rows in by_seed]
         t = teacher.get(n)
@@ -159,7 +171,7 @@ def ablation_section(config: Config, ablation: dict[str, Summary]) -> str:
     ]
     lines += ["| change | FD, 8 loops | accuracy | FD, 64 loops | accuracy | GSIM seconds |", "|--|--|--|--|--|--|"]
     for name, summary in ablation.items():
-        rows = {row["n_ar"]: row for row in summary["loops"] if row["model"] == "student"}
+        rows = {row["n_ar"]: row for row in student_rows(summary)}
         cells = [f"{rows[n]['fd']:.2f} | {rows[n]['accuracy']:.3f}" for n in (8, 64)]
         lines.append(f"| {name} | {' | '.join(cells)} | {summary['seconds_gsim']:.0f} |")
     return "\n".join(lines) + "\n"
