@@ -1,0 +1,23 @@
+"""Prompts: what a reward reads beside an image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+TEMPLATE = "A harmonious and high quality image of {}"
+
+
+def class_prompts(names: Sequence[str], template: str = TEMPLATE) -> list[str]:
+    """The prompt of each class. Raises ValueError when `template` has no {}."""
+    if "{}" not in template:
+        raise ValueError(f"prompt template {template!r} lacks {{}}, the place of the class name")
+    return [template.format(name) for name in names]
+
+
+def read_prompts(path: Path, num_classes: int) -> list[str]:
+    """The prompt of each class from a text file with a line for each. Raises ValueError when their number differs."""
+    if not path.is_file():
+        raise ValueError(f"there is no prompt file at {path}")
+    prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if len(prompts) != num_classes:
+        raise ValueError(f"{path} has {len(prompts)} prompts, the model has {num_classes} classes: one line a class")
+    return prompts

@@ -1,0 +1,39 @@
+"""HPSv2 (Wu et al., arXiv 2306.09341): cosine similarity in a CLIP ViT-H-14 of open_clip, tuned on preferences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marval_ray.rewards.preprocess import ImageTransform, cosine
+from marval_ray.weights import load_strictly, read_state
+
+
+class HPSReward(nn.Module):
+    """cosine(image, prompt); about 0.2 to 0.3 for the published weights."""
+
+    differentiable = True
+
+    def __init__(self, model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer):
+        super().__init__()
+        self.model: open_clip.CLIP = model
+        self.tokenizer = tokenizer
+        size = open_clip.get_model_preprocess_cfg(model)["size"]
+        side = size[0] if isinstance(size, (tuple, list)) else size
+        self.transform = ImageTransform(side, side)
+
+    @classmethod
+    def load(cls, checkpoint: Path, architecture: str = "ViT-H-14") -> "HPSReward":
+        """A frozen reward from HPS_v2_compressed.pt, HPS_v2.1_compressed.pt or safetensors.
+
+        Raises ValueError when the file cannot be read safely or does not fit.
+        """
+        model = open_clip.create_model(architecture, pretrained=None, load_weights=False)
+        load_strictly(model, read_state(checkpoint), checkpoint)
+        return cls(model, open_clip.get_tokenizer(architecture)).eval().requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
+        tokens = self.tokenizer(list(prompts)).to(images.device)
+        return cosine(self.model.encode_image(self.transform(images)), self.model.encode_text(tokens))

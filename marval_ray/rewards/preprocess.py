@@ -1,0 +1,46 @@
+"""What CLIP-like processors do to an image, with gradients."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Shorter side to `size` (bicubic, antialiased), centre crop to `crop`, then (x - mean) / std by channel.
+
+    The PIL path rounds to 8 bits on its way; this one does not, and differs from it by less than 1e-2 of the range.
+    """
+
+    size: int
+    crop: int
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+
+    @classmethod
+    def of(cls, processor: Any) -> "ImageTransform":
+        """The transform of a transformers CLIP image processor."""
+        size, crop = processor.size["shortest_edge"], processor.crop_size["height"]
+        return cls(size, crop, tuple(processor.image_mean), tuple(processor.image_std))
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Images in [-1, 1]; grey ones are repeated to three channels."""
+        x = (images.expand(-1, 3, -1, -1) + 1) / 2
+        height, width = x.shape[-2:]
+        rows, columns = (self.size * side // min(height, width) for side in (height, width))
+        # PIL resizes rows, then columns, and bicubic overshoot is cut off after each.
+        for size in ([height, columns], [rows, columns]):
+            x = resize(x, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        return normalize(center_crop(x, [self.crop, self.crop]), list(self.mean), list(self.std))
+
+
+def cosine(a: Float[Tensor, "B F"], b: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
+    """Cosine similarity, row by row."""
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1)

@@ -1,0 +1,62 @@
+"""Rewards by name: `[WEIGHT*]KIND:PLACE`, such as `pickscore:models/PickScore_v1` or `0.5*clip:openai/clip-vit-large-patch14`."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from marval_ray.assets_index import resolve
+from marval_ray.rewards.base import Reward, WeightedSum
+from marval_ray.rewards.clip import CLIPReward
+from marval_ray.rewards.hps import HPSReward
+from marval_ray.rewards.image_reward import ImageReward
+
+
+@dataclass(frozen=True)
+class Spec:
+    weight: float
+    kind: str
+    place: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Raises ValueError when `text` is not of the form or its kind is unknown."""
+        weight, star, rest = text.partition("*")
+        kind, colon, place = (rest if star else text).partition(":")
+        try:
+            number = float(weight) if star else 1.0
+        except ValueError:
+            raise ValueError(f"reward {text!r}: {weight!r} is no number; write WEIGHT*KIND:PLACE") from None
+        if kind not in LOADERS or not colon or not place:
+            raise ValueError(f"reward {text!r} is not [WEIGHT*]KIND:PLACE with KIND one of {', '.join(LOADERS)}")
+        return cls(number, kind, place)
+
+
+def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
+    """The weighted sum of the rewards `texts`. Raises ValueError when one of them cannot be read."""
+    specs = [Spec.parse(text) for text in texts]
+    rewards = tuple(LOADERS[spec.kind](spec.place) for spec in specs)
+    for reward in rewards:
+        if isinstance(reward, torch.nn.Module):
+            reward.to(device)
+    return WeightedSum(rewards, tuple(spec.weight for spec in specs))
+
+
+def load_plugin(place: str) -> Reward:
+    """`module:function`: the function is called without arguments and returns a Reward."""
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward plug-in {place!r}: {error}; write plugin:MODULE:FUNCTION") from error
+
+
+LOADERS: dict[str, Callable[[str], Reward]] = {
+    "pickscore": lambda place: CLIPReward.load(str(resolve(place))),
+    "clip": lambda place: CLIPReward.load(str(resolve(place)), scale=100.0),
+    "hpsv2": lambda place: HPSReward.load(Path(place)),
+    "image_reward": lambda place: ImageReward.load(Path(place)),
+    "plugin": load_plugin,
+}
