@@ -98,6 +98,21 @@ class OneStep:
 
 
 @dataclass(frozen=True)
+class Exploring:
+    """The student as a Gaussian policy: its one-step prediction plus `std` times N(0, I)."""
+
+    timestep: int
+    std: float
+    guided: bool = False
+    noise_steps: int = 1
+
+    def __call__(
+        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
+    ) -> Tensor:
+        return OneStep(self.timestep)(head, z, initial, steps, revealed) + self.std * steps[0]
+
+
+@dataclass(frozen=True)
 class Ancestral:
     """The teacher: `steps` respaced reverse steps with classifier-free guidance and learned variance.
 

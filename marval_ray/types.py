@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -26,3 +26,32 @@ class Context:
     def without_labels(self, null_label: int) -> "Context":
         """The same known tokens under the null class."""
         return Context(self.tokens, torch.full_like(self.labels, null_label), self.known, self.hidden)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Images that a student drew. Orders and noise follow from (seed, index): `Draws.from_seed` gives them again.
+
+    tokens: normalised latents; labels: 0..num_classes - 1; version: the number of the weights that drew them;
+    checksum: of those weights.
+    """
+
+    tokens: Float[Tensor, "B L D"]
+    labels: Int64[Tensor, " B"]
+    seed: int
+    indices: tuple[int, ...]
+    version: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards of a rollout's images, and d score / d tokens of each where the reward has a gradient."""
+
+    score: Float[Tensor, " B"]
+    gradient: Float[Tensor, "B L D"] | None
+
+    def finite(self) -> Bool[Tensor, " B"]:
+        """Which images have a usable score and gradient."""
+        good = self.score.isfinite()
+        return good if self.gradient is None else good & self.gradient.flatten(1).isfinite().all(1)

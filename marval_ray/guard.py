@@ -1,0 +1,79 @@
+"""Keeps reinforcement learning honest: figures that no reward pays for decide how long a run goes on, and what it gives.
+
+A reward curve alone shows success while the model is ruined. So held-out scores (Frechet distance, accuracy, diversity
+within a class) of fixed seeds are taken at times; outside its band the run stops or goes back, and the best student by
+these scores is the result.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marval_ray.metrics import Scores
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    every: int = 10
+    """Updates between two looks at the held-out scores."""
+    samples: int = 500
+    loops: int = 64
+    seed: int = 2_000
+    max_fd: float = 1.0
+    """Times the FD before RL."""
+    min_diversity: float = 0.9
+    """Times the diversity before RL."""
+    max_accuracy_loss: float = 0.02
+    patience: int = 2
+    """Looks in a row outside the bands before something is done."""
+    action: Literal["stop", "roll_back"] = "stop"
+    """roll_back: go on from the best student with half the learning rate."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "samples", "loops", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class Guard:
+    """Remembers the scores before RL and the best since. `best_step` is the update that gave the best student."""
+
+    config: GuardConfig
+    start: Scores
+    best: Scores = field(init=False)
+    best_step: int = 0
+    outside: int = 0
+
+    def __post_init__(self) -> None:
+        self.best = self.start
+
+    def look(self, step: int, scores: Scores) -> bool:
+        """Take in the scores after `step` updates; whether they are the best so far."""
+        inside = not self.complaints(scores)
+        self.outside = 0 if inside else self.outside + 1
+        better = inside and self.merit(scores) < self.merit(self.best)
+        if better:
+            self.best, self.best_step = scores, step
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the scores have been outside their bands for `patience` looks in a row."""
+        return self.outside >= self.config.patience
+
+    def complaints(self, scores: Scores) -> list[str]:
+        """What is outside its band."""
+        c, start = self.config, self.start
+        found = []
+        if scores.fd > c.max_fd * start.fd:
+            found.append(f"FD {scores.fd:.2f} is above {c.max_fd} x {start.fd:.2f}")
+        if scores.diversity < c.min_diversity * start.diversity:
+            found.append(f"diversity {scores.diversity:.3f} is below {c.min_diversity} x {start.diversity:.3f}")
+        if scores.accuracy < start.accuracy - c.max_accuracy_loss:
+            found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
+        return found
+
+    def merit(self, scores: Scores) -> float:
+        """FD and error rate over those before RL, averaged: 1 at the start, lower is better."""
+        error = max(1 - self.start.accuracy, 1 / self.start.samples)
+        return 0.5 * (scores.fd / self.start.fd + (1 - scores.accuracy) / error)

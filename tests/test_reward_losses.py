@@ -1,0 +1,196 @@
+"""Reinforcement learning's gradients against plain autograd and closed forms, and the guard."""
+
+import pytest
+import torch
+from small import MODEL, write_teacher
+
+from marval_ray import assets_index
+from marval_ray.guard import Guard, GuardConfig
+from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.metrics import Scores
+from marval_ray.models.mar import gather_tokens
+from marval_ray.models.student import Student
+from marval_ray.models.vae import load_vae
+from marval_ray.replay import replay_apart, replay_chain
+from marval_ray.sampling import Draws, Exploring, OneStep, plan_loops, run_loop, sample_tokens
+from marval_ray.scoring import Scorer
+from marval_ray.types import Rollout, Scored
+from marval_ray.weights import load_model
+
+LABELS = torch.tensor([0, 1, 2])
+LOOPS = 6
+
+
+class Harmony:
+    """A reward that is no linear function of the image, with a prompt that matters."""
+
+    differentiable = True
+
+    def __call__(self, images, prompts):
+        sign = torch.tensor([1.0 if "even" in prompt else -1.0 for prompt in prompts])
+        return sign * (3 * images).sin().mean((1, 2, 3)) + images.square().mean((1, 2, 3))
+
+
+@pytest.fixture
+def student(tmp_path) -> Student:
+    return Student(load_model(write_teacher(tmp_path), MODEL))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(load_vae(assets_index.VAE), Harmony(), ["even", "odd", "even"], MODEL)
+
+
+def rollout_of(student: Student, sampler, draws: Draws) -> Rollout:
+    with torch.no_grad():
+        tokens = sample_tokens(student.mar, sampler, LABELS, draws, LOOPS)
+    return Rollout(tokens, LABELS, 0, (0, 1, 2), 0, 0)
+
+
+def draws_of(noise_steps=0) -> Draws:
+    return Draws.from_seed(0, [0, 1, 2], MODEL.num_tokens, MODEL.token_channels, noise_steps)
+
+
+def gradients(loss, module) -> torch.Tensor:
+    module.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_reward(student, scorer):
+    draws, sampler = draws_of(), OneStep(MODEL.student_timestep)
+    tokens = sample_tokens(student.mar, sampler, LABELS, draws, LOOPS)
+    whole = gradients(-scorer.reward(scorer.images(tokens), scorer.prompts).mean(), student)
+    rollout = rollout_of(student, sampler, draws)
+    scored = scorer(rollout.tokens, LABELS)
+    replayed, _ = replay_chain(student, rollout, draws, LOOPS, last=LOOPS)
+    assert torch.allclose(replayed, rollout.tokens, atol=1e-6)
+    parts = gradients(pathwise(replayed, scored.gradient, torch.ones(3)).value, student)
+    assert (whole - parts).norm() < 1e-5 * whole.norm()
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_replay_of_some_loops_equals_autograd_with_the_prefix_detached(student, scorer, last):
+    draws, sampler = draws_of(), OneStep(MODEL.student_timestep)
+    tokens = torch.zeros_like(draws.initial)
+    plan = list(plan_loops(draws.orders, LOOPS))
+    for index, loop in enumerate(plan):
+        tokens = run_loop(student.mar, sampler, tokens, LABELS, loop, draws)
+        if index == len(plan) - 1 - last:
+            tokens = tokens.detach()
+    expected = gradients(-scorer.reward(scorer.images(tokens), scorer.prompts).mean(), student)
+    rollout = rollout_of(student, sampler, draws)
+    replayed, loops = replay_chain(student, rollout, draws, LOOPS, last)
+    assert len(loops) == last
+    got = gradients(pathwise(replayed, scorer(rollout.tokens, LABELS).gradient, torch.ones(3)).value, student)
+    assert (expected - got).norm() < 1e-5 * expected.norm()
+
+
+def test_score_gradients_belong_to_their_own_image(scorer):
+    tokens = torch.randn(3, MODEL.num_tokens, MODEL.token_channels, generator=torch.Generator().manual_seed(0))
+    together = scorer(tokens, LABELS)
+    alone = scorer(tokens[1:2], LABELS[1:2])
+    assert torch.allclose(together.score[1:2], alone.score, atol=1e-6)
+    assert torch.allclose(together.gradient[1:2], alone.gradient, atol=1e-7)
+
+
+def test_images_that_are_not_finite_are_told_apart():
+    gradient = torch.zeros(3, 2, 2)
+    gradient[1, 0, 0] = torch.nan
+    scored = Scored(torch.tensor([0.0, 1.0, torch.inf]), gradient)
+    assert scored.finite().tolist() == [True, False, False]
+    assert Scored(scored.score, None).finite().tolist() == [True, True, False]
+
+
+def test_saturation_is_the_slope_of_the_saturating_reward():
+    score = torch.linspace(-3, 5, 9, dtype=torch.double).requires_grad_()
+    value = -0.5 * torch.nn.functional.softplus((1.0 - score) / 0.5)
+    (slope,) = torch.autograd.grad(value.sum(), score)
+    assert torch.allclose(saturation(score, 1.0, 0.5), slope)
+
+
+def test_drift_is_the_divergence_of_unit_gaussians():
+    a, b = torch.randn(2, 5, 3, dtype=torch.double)
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(a, 1.0), normal(b, 1.0)).sum(-1).mean()
+    assert torch.allclose(drift(a, b), expected)
+
+
+def test_the_importance_ratio_is_that_of_the_densities(student):
+    draws, std = draws_of(noise_steps=1), 0.3
+    rollout = rollout_of(student, Exploring(MODEL.student_timestep, std), draws)
+    for replayed in replay_apart(student, rollout, draws, LOOPS, last=LOOPS):
+        action = gather_tokens(rollout.tokens, replayed.loop.predicted).flatten(0, 1)
+        explored = gather_tokens(draws.steps[0], replayed.loop.predicted).flatten(0, 1)
+        assert torch.allclose(action, replayed.prediction + std * explored, atol=1e-5)
+        assert log_ratio(action, replayed.prediction, explored, std).abs().max() < 1e-3
+        moved = replayed.prediction + 0.1
+        normal = torch.distributions.Normal
+        expected = (normal(moved, std).log_prob(action) - normal(replayed.prediction, std).log_prob(action)).sum(-1)
+        assert torch.allclose(log_ratio(action, moved, explored, std), expected, atol=1e-3)
+
+
+def test_clipping_stops_the_gradient_where_the_ratio_has_gone_far_enough():
+    logs = torch.tensor([0.0, 0.5, -0.5, 0.5, -0.5], requires_grad=True)
+    advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
+    loss = clipped_policy(logs, advantages, clip=0.2)
+    (slope,) = torch.autograd.grad(loss.value, logs)
+    # Up with a good token and down with a bad one stop at the edge; the way back does not.
+    assert [bool(value) for value in slope] == [True, False, True, True, False]
+    assert loss.metrics["clipped"].item() == pytest.approx(0.8)
+
+
+def test_advantages_compare_within_a_group():
+    score = torch.tensor([1.0, 3.0, 10.0, 10.0, 5.0, torch.nan])
+    good = score.isfinite()
+    assert group_advantages(score, good, 2).tolist() == pytest.approx([-1, 1, 0, 0, 0, 0], abs=1e-5)
+
+
+def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
+    """The reward is best where the mean of an image's tokens is 0.7; its gradient is not used."""
+    std, group, steps = 0.3, 16, 60
+    labels = torch.zeros(32, dtype=torch.long)
+    sampler = Exploring(MODEL.student_timestep, std)
+    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+
+    def roll(step: int):
+        draws = Draws.from_seed(1, list(range(step * 32, step * 32 + 32)), MODEL.num_tokens, MODEL.token_channels, 1)
+        with torch.no_grad():
+            return draws, sample_tokens(student.mar, sampler, labels, draws, LOOPS)
+
+    def distance(tokens):
+        return (tokens.mean((1, 2)) - 0.7).abs()
+
+    before = distance(roll(1000)[1]).mean()
+    for step in range(steps):
+        draws, tokens = roll(step)
+        rollout = Rollout(tokens, labels, 1, tuple(range(step * 32, step * 32 + 32)), step, 0)
+        advantages = group_advantages(-distance(tokens), torch.ones(32, dtype=torch.bool), group)
+        for replayed in replay_apart(student, rollout, draws, LOOPS, last=LOOPS):
+            p = replayed.loop.predicted
+            action, explored = (gather_tokens(x, p).flatten(0, 1) for x in (tokens, draws.steps[0]))
+            logs = log_ratio(action, replayed.prediction, explored, std)
+            clipped_policy(logs, advantages.repeat_interleave(p.shape[1]), 0.2).value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert distance(roll(1000)[1]).mean() < 0.3 * before
+
+
+def scores(fd=10.0, accuracy=0.8, diversity=0.9) -> Scores:
+    return Scores(fd, accuracy, diversity, 500)
+
+
+def test_guard_keeps_the_best_and_stops_what_goes_wrong():
+    guard = Guard(GuardConfig(patience=2), scores())
+    assert guard.look(10, scores(fd=9.0, accuracy=0.85))
+    assert not guard.look(20, scores(fd=9.5, accuracy=0.84))
+    assert not guard.look(30, scores(fd=11.0, accuracy=0.95)) and not guard.exhausted
+    assert guard.look(40, scores(fd=8.0, accuracy=0.9)) and guard.outside == 0
+    for step in (50, 60):
+        assert not guard.look(step, scores(fd=7.0, accuracy=0.99, diversity=0.5))
+    assert guard.exhausted and guard.best_step == 40
+    assert guard.complaints(scores(20.0, 0.7, 0.5)) == [
+        "FD 20.00 is above 1.0 x 10.00",
+        "diversity 0.500 is below 0.9 x 0.900",
+        "accuracy 0.700 is more than 0.02 below 0.800",
+    ]
