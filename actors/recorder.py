@@ -11,25 +11,34 @@ from torch.utils.tensorboard import SummaryWriter
 
 from marval_ray.files import atomic_path
 
-SHOWN = {"generator/loss": "loss", "generator/l2": "l2", "auxiliary/mse": "aux", "images_per_second": "img/s"}
-"""Metrics beside the progress bar."""
+METRICS = {"gsim": "metrics.jsonl", "rl": "metrics-rl.jsonl"}
+SHOWN = {
+    "gsim": {"generator/loss": "loss", "generator/l2": "l2", "auxiliary/mse": "aux", "images_per_second": "img/s"},
+    "rl": {"reward": "reward", "reward_std": "std", "held_out/fd": "FD", "held_out/accuracy": "acc", "images_per_second": "img/s"},
+}
+"""Metrics beside the progress bar, by stage."""
 
 
 class Recorder:
-    """Writes what a learner reports into `folder`. Metrics are numbers by name; steps count finished updates."""
+    """Writes what a learner reports into `folder`. Metrics are numbers by name; steps count finished updates.
 
-    def __init__(self, folder: Path, total: int):
-        self.folder, self.total = folder, total
-        self.path = folder / "metrics.jsonl"
+    stage: "gsim" or "rl"; each has its own metrics file.
+    """
+
+    def __init__(self, folder: Path, total: int, stage: str = "gsim"):
+        self.folder, self.total, self.stage = folder, total, stage
+        self.path = folder / METRICS[stage]
+        self.shown: dict[str, float] = {}
         self.failure: str | None = None
+        self.asked_to_stop = False
 
     def begin(self, step: int) -> None:
         """(Re)start after `step` updates: what was recorded beyond them will be done again."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
-        self.bar = tqdm_ray.tqdm(desc="gsim", total=self.total, unit="step")
+        self.board = SummaryWriter(str(self.folder / "tensorboard" / self.stage), purge_step=step + 1)
+        self.bar = tqdm_ray.tqdm(desc=self.stage, total=self.total, unit="step")
         self.bar.update(step)
         self.step = step
 
@@ -38,9 +47,18 @@ class Recorder:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
-        self.bar.set_description("gsim " + " ".join(f"{short} {metrics[name]:.3g}" for name, short in SHOWN.items()))
+        self.shown |= metrics  # held-out figures come now and then
+        texts = [f"{short} {self.shown[name]:.3g}" for name, short in SHOWN[self.stage].items() if name in self.shown]
+        self.bar.set_description(" ".join([self.stage, *texts]))
         self.bar.update(step - self.step)
         self.step = step
+
+    def stop(self) -> None:
+        """Ask the learner to end after the update that it is at, with a checkpoint."""
+        self.asked_to_stop = True
+
+    def stopping(self) -> bool:
+        return self.asked_to_stop
 
     def fail(self, message: str) -> None:
         """Note why the learner gave up; the driver asks for it."""
@@ -58,7 +76,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def recorder_actor(folder: Path, total: int) -> Any:
+def recorder_actor(folder: Path, total: int, stage: str = "gsim") -> Any:
     """A recorder on the driver's own node, where `folder` is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total)
+    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total, stage)

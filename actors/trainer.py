@@ -1,9 +1,13 @@
-"""The GSIM learner under Ray Train: worker group, checkpoints, restart of lost workers."""
+"""A learner under Ray Train: worker group, checkpoints, restart of lost workers."""
 
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import ray
 import ray.train
@@ -12,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from actors.learner import GSIMLearner, GSIMRun, NonFiniteError
+from actors.learner import Learner, NonFiniteError
+from actors.pool import WorkerLostError
 from actors.recorder import recorder_actor
 from marval_ray.config import LearnerConfig
 
@@ -21,30 +26,59 @@ class LearnerError(ValueError):
     """The run cannot go on; the message says what to change."""
 
 
-def train_gsim(run: GSIMRun, folder: Path) -> Path:
+class Stopped(Exception):
+    """SIGTERM came, and a checkpoint was written."""
+
+
+class Run(Protocol):
+    """What defines a run, and makes the learner of a rank."""
+
+    @property
+    def learner(self) -> LearnerConfig: ...
+
+    def make(self, device: torch.device) -> Learner: ...
+
+
+def train(run: Run, folder: Path, stage: str = "gsim") -> Path:
     """Train until `run.learner.steps`, from the last checkpoint in `folder` if there is one.
 
-    Returns the folder of the last checkpoint. Raises LearnerError when the learner gave up, and
+    Returns the folder of the last checkpoint. Raises LearnerError when the learner gave up, Stopped after SIGTERM, and
     ray.train.TrainingFailedError when workers were lost more often than `max_failures`.
     """
-    recorder = recorder_actor(folder, run.learner.steps)
+    recorder = recorder_actor(folder, run.learner.steps, stage)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"run": run, "recorder": recorder},
         scaling_config=scaling(run.learner),
         run_config=ray.train.RunConfig(
-            name="train",
+            name="train" if stage == "gsim" else f"train-{stage}",
             storage_path=str(folder.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=run.learner.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    result = trainer.fit()
+    with on_sigterm(recorder.stop.remote):
+        result = trainer.fit()
     failure: str | None = ray.get(recorder.finish.remote())
     if failure:
         raise LearnerError(failure)
+    if ray.get(recorder.stopping.remote()):
+        raise Stopped(f"stopped on SIGTERM in stage {stage}; --resume continues from the checkpoint in {folder}")
     assert result.checkpoint is not None  # the last update writes one
     return Path(result.checkpoint.path)
+
+
+@contextmanager
+def on_sigterm(ask: Callable[[], object]) -> Iterator[None]:
+    """Call `ask` when SIGTERM comes (`ray job stop` sends it), from a thread: Ray may be at work in this one."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that Python lets handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=ask).start())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def scaling(config: LearnerConfig) -> ray.train.ScalingConfig:
@@ -55,23 +89,36 @@ def scaling(config: LearnerConfig) -> ray.train.ScalingConfig:
 
 def demand(config: LearnerConfig) -> dict[str, float]:
     """Resources of one worker."""
-    gpus = {"GPU": float(config.gpus_per_worker)} if config.gpus_per_worker else {}
-    return {"CPU": float(config.cpus_per_worker)} | gpus
+    return resources(config.cpus_per_worker, config.gpus_per_worker)
 
 
-def check_resources(config: LearnerConfig, nodes: list[dict[str, float]]) -> None:
-    """Raise ValueError unless all workers fit into `nodes` (resources of each live node).
+def resources(cpus: float, gpus: float) -> dict[str, float]:
+    """In Ray's terms."""
+    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
-    A worker group that does not fit would wait for ever.
+
+def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict[str, float]]) -> None:
+    """Raise ValueError unless all of `demands` (resources of each actor, by role) fit into `nodes` (of each live node).
+
+    What does not fit would wait for ever.
     """
-    need = demand(config)
-    room = sum(int(min(node.get(name, 0) // amount for name, amount in need.items())) for node in nodes)
-    if room < config.workers:
-        have = {name: sum(node.get(name, 0) for node in nodes) for name in need}
-        raise ValueError(
-            f"learner.workers {config.workers} of {need} each do not fit: {len(nodes)} node(s) with {have} in all "
-            f"hold {room}; lower --learner.workers, --learner.cpus-per-worker or --learner.gpus-per-worker, or add nodes"
-        )
+
+    def size(wish: tuple[str, dict[str, float]]) -> tuple[float, float]:
+        return wish[1].get("GPU", 0.0), wish[1]["CPU"]
+
+    free = [dict(node) for node in nodes]
+    wanted = [(role, need) for role, needs in demands.items() for need in needs]
+    for number, (role, need) in enumerate(sorted(wanted, key=size, reverse=True)):
+        node = next((n for n in free if all(n.get(name, 0) >= amount for name, amount in need.items())), None)
+        if node is None:
+            have = {name: sum(node.get(name, 0) for node in nodes) for name in need}
+            counts = ", ".join(f"{len(needs)} {name} of {needs[0]}" for name, needs in demands.items())
+            raise ValueError(
+                f"{counts} do not fit: {len(nodes)} node(s) with {have} in all have no room for {role} after {number} "
+                f"of {len(wanted)} actors; lower --learner.workers or what each role takes, or add nodes"
+            )
+        for name, amount in need.items():
+            node[name] -= amount
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -83,52 +130,71 @@ def train_loop(config: dict) -> None:
     """What every worker of the group runs."""
     run, recorder = config["run"], config["recorder"]
     if not torch.cuda.is_available():
-        torch.set_num_threads(run.learner.cpus_per_worker)
-    learner = GSIMLearner(run, ray.train.torch.get_device())
+        torch.set_num_threads(run.learner.threads_per_worker or run.learner.cpus_per_worker)
+    learner = run.make(ray.train.torch.get_device())
     step = restore(learner)
+    learner.begin(step)
     chief = dist.get_rank() == 0
     if chief:
         ray.get(recorder.begin.remote(step))
+
+    def stopping() -> bool:
+        asked = torch.tensor(float(chief and ray.get(recorder.stopping.remote())), device=learner.device)
+        dist.all_reduce(asked)
+        return bool(asked)
+
     try:
-        for log in updates(learner, step, run.learner):
+        for log in updates(learner, step, run.learner, stopping):
             if chief:
                 recorder.log.remote(*log)
-    except NonFiniteError as error:
+    except (NonFiniteError, WorkerLostError) as error:
         # A restart from the checkpoint would meet the same numbers again: no failure for Ray Train to retry.
         ray.get(recorder.fail.remote(str(error)))
 
 
-def updates(learner: GSIMLearner, start: int, config: LearnerConfig) -> Iterator[tuple[int, dict[str, float]]]:
-    """Run the updates `start`..; yield (finished updates, metrics) every `log_every`, and checkpoint on the way."""
+def updates(
+    learner: Learner, start: int, config: LearnerConfig, stopping: Callable[[], bool]
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Run the updates `start`..; yield (finished updates, metrics) every `log_every`, and checkpoint on the way.
+
+    Ends with a checkpoint after the last update, and earlier when the learner is done or `stopping` says so.
+    """
+    if learner.done or start >= config.steps:
+        checkpoint(learner, start)  # Ray Train's result holds what this run reports
+        return
     window: list[dict[str, Tensor]] = []
     began = time.perf_counter()
     for step in range(start, config.steps):
         window.append(learner.step(step))
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
+        last = done == config.steps or learner.done or stopping()
+        if done % config.log_every == 0 or last:
             rate = len(window) * config.batch * config.workers / (time.perf_counter() - began)
-            yield done, averages(window) | {"images_per_second": rate, "skipped": float(learner.skipped)}
+            yield done, averages(window, learner.device) | {"images_per_second": rate, "skipped": float(learner.skipped)}
             window, began = [], time.perf_counter()
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if done % config.checkpoint_every == 0 or last:
             checkpoint(learner, done)
+        if last:
+            return
 
 
-def averages(window: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean over updates and ranks."""
-    names = list(window[0])
-    values = torch.stack([torch.stack([metrics[name].float() for name in names]) for metrics in window]).mean(0)
+def averages(window: list[dict[str, Tensor]], device: torch.device) -> dict[str, float]:
+    """Mean over ranks and over the updates that have the metric."""
+    names = list(dict.fromkeys(name for metrics in window for name in metrics))
+    means = [torch.stack([metrics[name].float() for metrics in window if name in metrics]).mean() for name in names]
+    values = torch.stack([mean.to(device) for mean in means])
     dist.all_reduce(values)
     return dict(zip(names, (values / dist.get_world_size()).tolist()))
 
 
-def checkpoint(learner: GSIMLearner, step: int) -> None:
+def checkpoint(learner: Learner, step: int) -> None:
     """Every rank hands in its part; Ray Train merges them and makes the whole known only when all are there."""
     with tempfile.TemporaryDirectory() as folder:
         learner.save(Path(folder), step)
         ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def restore(learner: GSIMLearner) -> int:
+def restore(learner: Learner) -> int:
     """Load the run's last checkpoint; the number of finished updates."""
     last = ray.train.get_checkpoint()
     if last is None:

@@ -17,13 +17,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from marval_ray import assets_index, cli, report
-from marval_ray.config import GSIM_PRESETS
+from marval_ray.config import PRESETS
 from marval_ray.evaluation import Row
 from marval_ray.figures import FiguresConfig
 from marval_ray.files import atomic_path
 
 ROOT = Path(__file__).parent.parent
-DEFAULT = GSIM_PRESETS["tiny"]
+DEFAULT = PRESETS["tiny"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "w = 1.2": {"gsim.w": 1.2},

@@ -1,4 +1,5 @@
-"""Distil a MAR teacher into a one-step student by guided score implicit matching (GSIM), on Ray.
+"""Distil a MAR teacher into a one-step student by guided score implicit matching (GSIM), then raise a reward by
+reinforcement learning (RL), on Ray. `--stages gsim` or `--stages rl` does one of them.
 
 Runs alike as `python jobs/distill.py` (starts a local Ray), under `ray job submit --working-dir . -- python
 jobs/distill.py`, and against the cluster that RAY_ADDRESS names. Without options it distils the embedded teacher.
@@ -6,11 +7,13 @@ jobs/distill.py`, and against the cluster that RAY_ADDRESS names. Without option
 
 import argparse
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, TypeVar
 
 # Ray's workers would otherwise yield to every other process of the machine.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -19,15 +22,20 @@ import ray
 import torch
 import tyro
 
-from actors.learner import GSIMRun
-from actors.recorder import read_metrics
-from actors.trainer import check_resources, node_resources, train_gsim
+from actors.gsim import GSIMRun
+from actors.recorder import METRICS, read_metrics
+from actors.reinforce import Plan, reinforce, role_demands
+from actors.trainer import Stopped, check_resources, demand, node_resources, train
 from marval_ray import assets_index, cli
-from marval_ray.config import GSIM_PRESETS, GSIMConfig, LearnerConfig, ModelConfig
+from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
+from marval_ray.prompts import class_prompts, read_prompts
+from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.weights import load_model, read_state, save_weights
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,17 @@ class Config:
     model: ModelConfig
     gsim: GSIMConfig
     learner: LearnerConfig
+    """Of the GSIM stage."""
+    rl: RLConfig
+    rl_learner: LearnerConfig
+    """Of the RL stage."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim"
+    student: Path | None = None
+    """A student to start from, for --stages rl."""
+    prompts: Path | None = None
+    """A text file with a prompt for each class; by default the classes' names in a template."""
     out: Path = Path("runs/distill")
     seed: int = 0
     resume: bool = False
@@ -54,6 +72,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
+        if (self.student is None) == (self.stages == "rl"):
+            raise ValueError("--student goes with --stages rl, which needs it")
 
 
 def main(config: Config) -> None:
@@ -61,18 +81,65 @@ def main(config: Config) -> None:
     config = replace(config, out=lasting(config.out))
     check_run_folder(config.out, config, config.resume, config.overwrite)
     check_latents(config.latents, config.model.latent_shape)
-    teacher = load_model(config.teacher, config.model)
+    prompts = prompts_of(config)
+    if "rl" in config.stages:
+        check_rewards(config.rl.rewards)
+    first = load_model(config.student or config.teacher, config.model)
     figures = Figures(config.figures, config.vae, config.out)
     ray.init()
-    check_resources(config.learner, node_resources())
+    check_resources(demands(config), node_resources())
     open_run_folder(config.out, config, config.overwrite)
     print((config.out / "config.json").read_text())
-    figures.before(teacher)
-    seconds_gsim = distil(config)
-    figures.after(load_model(config.out / "student.safetensors"))
-    seconds = {"seconds_gsim": seconds_gsim, "seconds_total": time.perf_counter() - began}
-    figures.write(asdict(config), read_metrics(config.out / "metrics.jsonl"), seconds)
+    extra: dict[str, float] = {}
+    student = config.student or config.out / "student-gsim.safetensors"
+    if "gsim" in config.stages:
+        figures.before(first)
+        _, extra["seconds_gsim"] = timed(distil, config, student)
+        figures.after(load_model(student, config.model))
+    else:
+        figures.before_rl(first)
+    if "rl" in config.stages:
+        outcome, extra["seconds_rl"] = timed(reinforce, plan_of(config, student, prompts), config.out)
+        extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
+        student = outcome.checkpoint
+        figures.after_rl(load_model(student, config.model))
+    save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
+    metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
+    figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
     print(f"student: {config.out / 'student.safetensors'}\nreport:  {config.out / 'report.html'}")
+
+
+def timed(work: Callable[..., Result], *arguments: object) -> tuple[Result, float]:
+    """(result, seconds)."""
+    began = time.perf_counter()
+    return work(*arguments), time.perf_counter() - began
+
+
+def demands(config: Config) -> dict[str, list[dict[str, float]]]:
+    """Resources that each stage takes at once, by role."""
+    stages = {
+        "gsim": {"learner": [demand(config.learner)] * config.learner.workers},
+        "rl": {"learner": [demand(config.rl_learner)] * config.rl_learner.workers}
+        | role_demands(config.rl, config.figures.judge() is not None),
+    }
+    return max((stages[stage] for stage in config.stages.split(",")), key=lambda roles: sum(len(needs) for needs in roles.values()))
+
+
+def prompts_of(config: Config) -> tuple[str, ...]:
+    """One of each class."""
+    if config.prompts is not None:
+        return tuple(read_prompts(config.prompts, config.model.num_classes))
+    names = config.figures.class_names
+    if "rl" in config.stages and len(names) != config.model.num_classes:
+        raise ValueError(f"RL needs a prompt for each of {config.model.num_classes} classes: give --prompts FILE")
+    return tuple(class_prompts(names))
+
+
+def plan_of(config: Config, student: Path, prompts: tuple[str, ...]) -> Plan:
+    return Plan(
+        config.model, config.rl, config.guard, config.rl_learner, student.absolute(), gsim_run(config, config.rl_learner),
+        config.vae.absolute(), prompts, config.figures.judge(), config.figures.samples, config.seed,
+    )  # fmt: skip
 
 
 def lasting(out: Path) -> Path:
@@ -81,15 +148,14 @@ def lasting(out: Path) -> Path:
     return (Path.home() if inside_copy else Path.cwd()) / out
 
 
-def distil(config: Config) -> float:
-    """Train, and write the averaged student; the seconds it took, Ray's set-up included."""
-    began = time.perf_counter()
-    run = GSIMRun(
-        config.model, config.gsim, config.learner, config.teacher.absolute(), config.latents.absolute(), config.seed
-    )
-    last = train_gsim(run, config.out)
-    save_weights(config.out / "student.safetensors", read_state(last / "ema.safetensors"), torch.float32)
-    return time.perf_counter() - began
+def distil(config: Config, student: Path) -> None:
+    """Train, and write the averaged student."""
+    last = train(gsim_run(config, config.learner), config.out)
+    save_weights(student, read_state(last / "ema.safetensors"), torch.float32)
+
+
+def gsim_run(config: Config, learner: LearnerConfig) -> GSIMRun:
+    return GSIMRun(config.model, config.gsim, learner, config.teacher.absolute(), config.latents.absolute(), config.seed)
 
 
 def preset_of(arguments: Sequence[str] | None = None) -> str:
@@ -97,19 +163,25 @@ def preset_of(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="tiny")
     name = parser.parse_known_args(arguments)[0].preset
-    if name not in GSIM_PRESETS:
-        sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(GSIM_PRESETS)}")
+    if name not in PRESETS:
+        sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     return name
 
 
 def defaults(name: str) -> Config:
     """Published models bring no files along: their teacher, latents and autoencoder must be named."""
-    preset = GSIM_PRESETS[name]
+    p = PRESETS[name]
+    files = (tyro.MISSING,) * 3
+    figures = FiguresConfig()
     if name == "tiny":
-        files = (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE)
-        return Config(name, *files, preset.model, preset.gsim, preset.learner, FiguresConfig.embedded())
-    return Config(name, *(tyro.MISSING,) * 3, preset.model, preset.gsim, preset.learner)
+        files, figures = (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE), FiguresConfig.embedded()
+    teacher, latents, vae = files
+    return Config(name, teacher, latents, vae, p.model, p.gsim, p.learner, p.rl, p.rl_learner, p.guard, figures)
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__, defaults(preset_of()))
+    try:
+        cli.run(main, Config, __doc__, defaults(preset_of()))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)

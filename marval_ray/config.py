@@ -1,7 +1,7 @@
 """Configuration: one small frozen dataclass for each concern; presets as one table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -123,6 +123,8 @@ class LearnerConfig:
     workers: int = 1
     gpus_per_worker: int = 0
     cpus_per_worker: int = 1
+    threads_per_worker: int | None = None
+    """Threads of torch, on a CPU; by default as many as CPUs."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage of both networks."""
     max_failures: int = 3
@@ -146,26 +148,148 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True)
-class GSIMPreset:
+class RoleConfig:
+    """Actors of one role. Fractions of a GPU let several share one."""
+
+    count: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int = 1
+    """Threads of torch, on a CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of a role must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Reinforcement learning of the one-step student (MARVAL, supplement, Table 2)."""
+
+    rewards: tuple[str, ...] = ("pickscore:yuvalkirstain/PickScore_v1",)
+    """Weighted sum of [WEIGHT*]KIND:PLACE; kinds: pickscore, clip, hpsv2, image_reward, plugin."""
+    loops: int = 64
+    """N_AR of the rollouts."""
+    last: int = 64
+    """K: the gradient goes back through the last K loops."""
+    random_last: bool = False
+    """Draw K anew for each update, from 1..last."""
+    estimator: Literal["pathwise", "policy"] = "pathwise"
+    """policy: group-normalised policy gradient, for rewards without a gradient."""
+    exploration: float = 0.1
+    """Standard deviation of the policy around the one-step prediction."""
+    group: int = 8
+    """Images of one prompt that the policy gradient compares."""
+    clip: float = 0.2
+    """The policy's importance ratio counts within 1 - clip .. 1 + clip."""
+    saturate: float | None = None
+    """Let the reward saturate this many standard deviations above the mean of the first batch."""
+    gsim_weight: float = 0.0
+    """Weight of the GSIM loss beside the reward."""
+    drift_weight: float = 0.0
+    """Weight of the squared distance to the predictions of the student before RL."""
+    reward_scale: bool = True
+    """Divide the reward by its standard deviation in the first batch."""
+    max_staleness: int = 0
+    """Updates by which the weights of a rollout may be behind; 0 is synchronous."""
+    chunk: int = 16
+    """Images a request to a rollout actor."""
+    timeout: float = 600.0
+    """Seconds after which an actor that does not answer is replaced."""
+    weight_dtype: Literal["float32", "bfloat16"] = "float32"
+    transport: Literal["object_store", "direct"] = "object_store"
+    """direct: Ray Direct Transport between GPUs, experimental."""
+    rollout: RoleConfig = RoleConfig()
+    reward: RoleConfig = RoleConfig()
+    judge: RoleConfig = RoleConfig()
+    """One actor, which takes the held-out figures."""
+    colocate: bool = False
+    """Reward actors take their CPUs and GPUs from the rollout actors' bundles."""
+
+    def __post_init__(self) -> None:
+        for name in ("loops", "last", "group", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rl.{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_staleness < 0:
+            raise ValueError(f"rl.max_staleness must not be negative, got {self.max_staleness}")
+
+    @property
+    def queue(self) -> int:
+        """Batches in flight beyond the one that is learnt from."""
+        return (self.max_staleness + 1) // 2
+
+    @property
+    def publish_every(self) -> int:
+        """Updates between two versions: with `queue`, staleness keeps its bound and two versions live at most."""
+        return self.max_staleness + 1 - self.queue
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Held-out figures of RL, and the bands in which they may move."""
+
+    every: int = 10
+    """Updates between two looks at the held-out scores."""
+    samples: int = 500
+    loops: int = 64
+    seed: int = 2_000
+    max_fd: float = 1.0
+    """Times the FD before RL."""
+    min_diversity: float = 0.9
+    """Times the diversity before RL."""
+    max_accuracy_loss: float = 0.02
+    patience: int = 2
+    """Looks in a row outside the bands before something is done."""
+    action: Literal["stop", "roll_back"] = "stop"
+    """roll_back: go on from the best student with half the learning rate."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "samples", "loops", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Preset:
     model: ModelConfig
     gsim: GSIMConfig
     learner: LearnerConfig
+    rl: RLConfig
+    rl_learner: LearnerConfig
+    guard: GuardConfig = GuardConfig()
 
 
 _PAPER = LearnerConfig(workers=8, gpus_per_worker=1, cpus_per_worker=4, zero_stage=1)
+# 5 epochs of 1.28 million images in batches of 2 on 8 GPUs; each learner GPU has one of rollouts and half of one of rewards.
+_PAPER_RL = replace(_PAPER, batch=2, steps=400_000)
+_PAPER_ROLES = RLConfig(
+    rollout=RoleConfig(count=8, gpus=1), reward=RoleConfig(count=4, gpus=1), judge=RoleConfig(gpus=1), max_staleness=1,
+    chunk=2,
+)  # fmt: skip
 
-GSIM_PRESETS = {
+PRESETS = {
     # w, k, t*, lambda(t) and the auxiliary network's updates are the winners of docs/results.md's ablation.
-    "tiny": GSIMPreset(
+    "tiny": Preset(
         MODELS["tiny"],
         GSIMConfig(w=1.35, k=-0.4),
         LearnerConfig(
             steps=250, batch=64, lr=2e-4, auxiliary_lr=4e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
             cpus_per_worker=2, checkpoint_every=50,
         ),
+        RLConfig(
+            rewards=("pickscore:embedded/reward",), loops=16, last=8,
+            rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
+            judge=RoleConfig(cpus=0.25, threads=2),
+        ),
+        LearnerConfig(
+            steps=60, batch=32, lr=5e-5, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
+            threads_per_worker=2, checkpoint_every=20,
+        ),
+        GuardConfig(every=10, samples=300, loops=16),
     ),
-    "mar-b": GSIMPreset(MODELS["mar-b"], GSIMConfig(), _PAPER),
-    "mar-l": GSIMPreset(MODELS["mar-l"], GSIMConfig(), _PAPER),
-    "mar-h": GSIMPreset(MODELS["mar-h"], GSIMConfig(), _PAPER),
+    "mar-b": Preset(MODELS["mar-b"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+    "mar-l": Preset(MODELS["mar-l"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+    "mar-h": Preset(MODELS["mar-h"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
 }  # fmt: skip
-"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Table 1)."""
+"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Tables 1 and 2)."""

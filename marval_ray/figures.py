@@ -45,6 +45,12 @@ class FiguresConfig:
             return None
         return Evaluator.load(self.classifier, self.reference)
 
+    def judge(self) -> tuple[Path, Path] | None:
+        """What held-out figures need: classifier and reference statistics."""
+        if self.classifier is None or self.reference is None:
+            return None
+        return self.classifier.absolute(), self.reference.absolute()
+
     def teacher_rows(self) -> list[Row]:
         """The teacher's rows of as many samples: FD falls with their number.
 
@@ -69,6 +75,13 @@ class FiguresConfig:
     def row_labels(self) -> list[str]:
         names = self.class_names or tuple(map(str, range(self.grid_classes)))
         return list(names[: self.grid_classes])
+
+
+CURVES = {
+    "gsim": ("losses.png", "GSIM: losses; lines are running means."),
+    "rl": ("rl.png", "RL: reward, held-out figures and flow; lines are running means."),
+}
+"""File and caption of each stage's plot."""
 
 
 class Figures:
@@ -117,19 +130,43 @@ class Figures:
         if self.teacher_rows:
             self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
 
-    def write(self, config: dict[str, Any], metrics: list[dict[str, float]], seconds: dict[str, float]) -> None:
-        """summary.json, the pictures and report.html. `metrics` are the rows of metrics.jsonl."""
-        self.summary |= {"samples": self.config.samples, **seconds}
+    def before_rl(self, student: MAR) -> None:
+        """Pictures and scores of a student that RL starts from, when it was not distilled in this run."""
+        generation = self._student(student.to(self.device))
+        self._draw("student before RL", generation)
+        if self.evaluator is not None:
+            self.summary |= scores("student", self._headline("student", generation))
+
+    def after_rl(self, student: MAR) -> None:
+        """Pictures and scores of the student after RL, at the headline's number of loops."""
+        generation = self._student(student.to(self.device))
+        self._draw("student after RL", generation)
+        if self.evaluator is not None:
+            row = self._headline("student after RL", generation)
+            self.student_rows = [*self.student_rows, row]
+            self.summary |= {f"{key}_after_rl": row[key] for key in ("fd", "accuracy", "diversity")}
+
+    def write(self, config: dict[str, Any], metrics: dict[str, list[dict[str, float]]], extra: dict[str, float]) -> None:
+        """summary.json, the pictures and report.html. `metrics` are the rows of each stage's metrics file."""
+        self.summary |= {"samples": self.config.samples, **extra}
         rows = self.teacher_rows + self.student_rows
         write_json(self.folder / "summary.json", self.summary | {"loops": rows})
-        grid, losses, loops = (self.folder / name for name in ("grid.png", "losses.png", "loops.png"))
+        grid, loops = self.folder / "grid.png", self.folder / "loops.png"
         report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
-        report.plot_losses(losses, metrics)
-        pictures = [("Same seeds and classes, one row a class.", grid), ("Losses; lines are running means.", losses)]
-        if rows:
+        pictures = [("Same seeds and classes, one row a class.", grid)]
+        if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
-            pictures.insert(1, ("Quality and speed against the number of auto-regressive loops.", loops))
-        report.write_html(self.folder / "report.html", "GSIM distillation", self.summary, rows, pictures, config)
+            pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
+        for stage, points in metrics.items():
+            path = self.folder / CURVES[stage][0]
+            report.plot_losses(path, points)
+            pictures.append((CURVES[stage][1], path))
+        report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
+
+    def _headline(self, name: str, generation: Generation) -> Row:
+        assert self.evaluator is not None
+        labels = class_labels(generation.model.config.num_classes, self.config.samples)
+        return measure(name, generation, labels, self.config.seed, self.evaluator)[0]
 
     def _student(self, model: MAR) -> Generation:
         return student_generation(model, self.vae, self.config.loops[-1], self.config.batch)

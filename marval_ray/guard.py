@@ -6,32 +6,9 @@ these scores is the result.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from marval_ray.config import GuardConfig
 from marval_ray.metrics import Scores
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    every: int = 10
-    """Updates between two looks at the held-out scores."""
-    samples: int = 500
-    loops: int = 64
-    seed: int = 2_000
-    max_fd: float = 1.0
-    """Times the FD before RL."""
-    min_diversity: float = 0.9
-    """Times the diversity before RL."""
-    max_accuracy_loss: float = 0.02
-    patience: int = 2
-    """Looks in a row outside the bands before something is done."""
-    action: Literal["stop", "roll_back"] = "stop"
-    """roll_back: go on from the best student with half the learning rate."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "samples", "loops", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass

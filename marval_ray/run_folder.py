@@ -9,11 +9,14 @@ from typing import Any
 from marval_ray.assets_index import portable
 from marval_ray.files import write_json
 
-FREE_TO_CHANGE = {
-    "out", "resume", "overwrite", "figures", "learner.steps", "learner.log_every", "learner.checkpoint_every",
-}  # fmt: skip
+FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
+    f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "log_every", "checkpoint_every")
+}
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
-OWN = ("train", "tensorboard", "metrics.jsonl", "config.json", "student.safetensors", "summary.json", "report.html")
+OWN = (
+    "train", "train-rl", "tensorboard", "metrics.jsonl", "metrics-rl.jsonl", "config.json", "student-gsim.safetensors",
+    "student.safetensors", "summary.json", "report.html",
+)  # fmt: skip
 
 
 def check_run_folder(folder: Path, config: Any, resume: bool, overwrite: bool) -> None:

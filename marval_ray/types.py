@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -26,6 +27,27 @@ class Context:
     def without_labels(self, null_label: int) -> "Context":
         """The same known tokens under the null class."""
         return Context(self.tokens, torch.full_like(self.labels, null_label), self.known, self.hidden)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All parameters of a student in one buffer: float32, or bfloat16 as its bits (int16).
+
+    version: the number of updates that made them; checksum: of the buffer's bits.
+    """
+
+    version: int
+    buffer: Shaped[np.ndarray, " N"]
+    checksum: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images to draw: image `indices[i]` of the run `seed`, of the class `labels[i]`."""
+
+    seed: int
+    indices: tuple[int, ...]
+    labels: Int64[Tensor, " B"]
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
 from marval_ray import assets_index
-from marval_ray.config import GSIM_PRESETS
+from marval_ray.config import PRESETS
 from marval_ray.weights import load_model, read_state
 
 DISTILL = "jobs/distill.py"
 SHORT = (
-    "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
+    "--stages", "gsim", "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
     "--figures.teacher", "None", "--figures.samples", 20, "--figures.loops", 1, 2, "--figures.per-class", 1,
     "--figures.sampler.steps", 2,
 )  # fmt: skip
 OUTPUTS = {
-    "student.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
+    "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
     "student_after.png", "grid.png", "losses.png", "loops.png", "summary.json", "report.html",
 }  # fmt: skip
 
@@ -141,21 +141,26 @@ def test_distillation_refuses_bad_options(tmp_path):
     missing = refuse(DISTILL, "--preset", "mar-b", *out)
     assert all(option in missing for option in ("--teacher PATH", "--latents PATH", "--vae PATH"))
     assert "learner.steps must be at least 1, got 0" in refuse(DISTILL, "--learner.steps", 0, *out)
-    message = refuse(DISTILL, "--learner.workers", 64, *out)
-    assert "learner.workers 64 of {'CPU': 2.0} each do not fit" in message and "lower --learner.workers" in message
+    message = refuse(DISTILL, "--stages", "gsim", "--learner.workers", 64, *out)
+    assert "64 learner of {'CPU': 2.0} do not fit" in message and "lower --learner.workers" in message
+    assert "--student goes with --stages rl" in refuse(DISTILL, "--stages", "rl", *out)
+    assert "is not [WEIGHT*]KIND:PLACE" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "beauty", *out)
+    assert "there is nothing at no/such/reward" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:no/such/reward", *out)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    assert "has 2 prompts, the model has 10 classes" in refuse(DISTILL, "--prompts", tmp_path / "prompts.txt", *out)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", GSIM_PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_help_of_each_preset(preset):
     text = help_of(DISTILL, "--preset", preset)
-    assert "--gsim.w" in text and "--learner.workers" in text
+    assert all(option in text for option in ("--gsim.w", "--learner.workers", "--rl.rewards", "--guard.every"))
 
 
 @pytest.mark.parametrize(
     "job",
-    ["sample", "evaluate", "encode", "teacher_figures", "train_teacher", "train_vae", "train_classifier", "build_assets",
-     "prepare_fashion_mnist"],
+    ["sample", "evaluate", "encode", "teacher_figures", "train_teacher", "train_vae", "train_classifier", "train_reward",
+     "build_assets", "prepare_fashion_mnist"],
 )  # fmt: skip
 def test_every_job_has_help(job):
     assert "usage" in help_of(f"jobs/{job}.py")

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.learner import GSIMLearner, GSIMRun, NonFiniteError
+from actors.gsim import GSIMLearner, GSIMRun
+from actors.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.weights import load_model
 
@@ -36,7 +37,7 @@ def run(tmp_path) -> GSIMRun:
 def weights(learner: GSIMLearner) -> dict[str, torch.Tensor]:
     """All that is learnt."""
     named = {f"student.{n}": p for n, p in learner.student.module.named_parameters()}
-    named |= {f"auxiliary.{n}": p for n, p in learner.auxiliary.module.named_parameters()}
+    named |= {f"auxiliary.{n}": p for n, p in learner.matcher.auxiliary.module.named_parameters()}
     named |= {f"ema.{n}": p for n, p in learner.ema.shadow.items()}
     return {name: value.detach().clone() for name, value in named.items()}
 
@@ -53,7 +54,7 @@ def test_an_update_moves_student_auxiliary_and_average_but_not_the_teacher(run):
     assert all(value.isfinite() for value in metrics.values())
     for part in ("student", "auxiliary", "ema"):
         assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith(part)), part
-    assert same(dict(learner.teacher.state_dict()), load_model(run.teacher).state_dict())
+    assert same(dict(learner.matcher.teacher.state_dict()), load_model(run.teacher).state_dict())
 
 
 @pytest.mark.parametrize("auxiliary_updates", [1, 2])

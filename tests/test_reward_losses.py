@@ -5,7 +5,8 @@ import torch
 from small import MODEL, write_teacher
 
 from marval_ray import assets_index
-from marval_ray.guard import Guard, GuardConfig
+from marval_ray.config import GuardConfig
+from marval_ray.guard import Guard
 from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
 from marval_ray.metrics import Scores
 from marval_ray.models.mar import gather_tokens

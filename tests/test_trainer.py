@@ -13,9 +13,9 @@ from ray.util.state import list_actors
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.learner import GSIMRun
+from actors.gsim import GSIMRun
 from actors.recorder import read_metrics
-from actors.trainer import LearnerError, check_resources, train_gsim
+from actors.trainer import LearnerError, check_resources, train
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.weights import read_state
 
@@ -36,7 +36,7 @@ def run(tmp_path) -> GSIMRun:
 def trained(run: GSIMRun, folder: Path) -> dict:
     """The averaged student after training in `folder`."""
     folder.mkdir(exist_ok=True)
-    return load_file(train_gsim(run, folder) / "ema.safetensors")
+    return load_file(train(run, folder) / "ema.safetensors")
 
 
 def largest_gap(a: dict, b: dict) -> float:
@@ -52,7 +52,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
     rows = read_metrics(tmp_path / "parts" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"generator/loss", "auxiliary/mse", "images_per_second", "skipped"} <= rows[0].keys()
-    assert list((tmp_path / "parts" / "tensorboard").glob("events*"))
+    assert list((tmp_path / "parts" / "tensorboard" / "gsim").glob("events*"))
 
 
 def assert_stage_equals_stage_0(run: GSIMRun, folder: Path, stage: int) -> None:
@@ -103,10 +103,11 @@ def with_learner(run: GSIMRun, **changes) -> GSIMRun:
     return replace(run, learner=replace(run.learner, **changes))
 
 
-def test_workers_that_do_not_fit_are_refused_before_they_would_wait():
+def test_actors_that_do_not_fit_are_refused_before_they_would_wait():
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
-    check_resources(LearnerConfig(workers=3, cpus_per_worker=2), nodes)
-    with pytest.raises(ValueError, match=r"workers 4 of {'CPU': 2.0} each do not fit: 2 node.* hold 3; lower"):
-        check_resources(LearnerConfig(workers=4, cpus_per_worker=2), nodes)
-    with pytest.raises(ValueError, match=r"workers 2 of {'CPU': 1.0, 'GPU': 1.0} .* hold 1"):
-        check_resources(LearnerConfig(workers=2, gpus_per_worker=1), nodes)
+    check_resources({"learner": [{"CPU": 2.0}] * 3}, nodes)
+    check_resources({"learner": [{"CPU": 2.0}] * 2, "rollout": [{"CPU": 1.0, "GPU": 0.5}] * 2}, nodes)
+    with pytest.raises(ValueError, match=r"4 learner of {'CPU': 2.0} do not fit: 2 node.* no room for learner after 3"):
+        check_resources({"learner": [{"CPU": 2.0}] * 4}, nodes)
+    with pytest.raises(ValueError, match=r"no room for reward after 1"):
+        check_resources({"learner": [{"CPU": 2.0, "GPU": 1.0}], "reward": [{"CPU": 1.0, "GPU": 0.5}] * 2}, nodes)

@@ -10,7 +10,10 @@ from commands import refuse, work
 
 from marval_ray import assets_index
 from marval_ray.config import MODELS
+from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.models.vae import load_vae
+from marval_ray.prompts import class_prompts
+from marval_ray.rewards import load_reward
 from marval_ray.weights import load_model, read_state
 
 
@@ -54,6 +57,16 @@ def test_the_decoder_is_trained_alone(images, tmp_path):
     assert not same(first.decoder.state_dict(), second.decoder.state_dict())
     assert first.config.latents_mean == second.config.latents_mean and len(first.config.latents_std) == 4
     assert "--latent-noise is in units of known deviations" in refuse(*job, "--latent-noise", 0.3)
+
+
+def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
+    work("jobs/train_reward.py", "--train", images, "--test", images, "--samples", 200, "--loops", 1, "--batch", 8,
+         "--contrastive-steps", 2, "--preference-steps", 9, "--out", tmp_path / "reward")  # fmt: skip
+    reward = load_reward([f"pickscore:{tmp_path / 'reward'}"])
+    score = reward(torch.zeros(2, 1, 28, 28), class_prompts(CLASS_NAMES)[:2])
+    assert score.shape == (2,) and score.isfinite().all() and reward.differentiable
+    figures = json.loads((tmp_path / "reward" / "figures.json").read_text())
+    assert {"noise", "texture", "other class", "one step", "student"} <= figures["pair_accuracy"].keys()
 
 
 def test_teacher_figures_and_their_speed_alone(tmp_path):

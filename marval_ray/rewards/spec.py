@@ -34,6 +34,15 @@ class Spec:
         return cls(number, kind, place)
 
 
+def check_rewards(texts: Sequence[str]) -> None:
+    """Raise ValueError when one of `texts` is malformed or names a local file that is not there."""
+    for spec in map(Spec.parse, texts):
+        place = resolve(spec.place)
+        looks_local = spec.kind in ("hpsv2", "image_reward") or place.is_absolute() or spec.place.count("/") != 1
+        if spec.kind != "plugin" and looks_local and not place.exists():
+            raise ValueError(f"reward {spec.kind}: there is nothing at {spec.place}")
+
+
 def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
     """The weighted sum of the rewards `texts`. Raises ValueError when one of them cannot be read."""
     specs = [Spec.parse(text) for text in texts]

@@ -1,0 +1,110 @@
+"""The second stage as a whole: places the actors, trains, measures the reward before and after."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from actors.gsim import GSIMRun
+from actors.judge import Judge
+from actors.pool import Crew, Feed, hire
+from actors.reward import RewardWorker
+from actors.rl import RLRun, joined, rollout_sampler
+from actors.rollout import RolloutWorker
+from actors.trainer import resources, train
+from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.flat_weights import DTYPES, pack
+from marval_ray.weights import load_model
+
+MEASURED_BATCH = 1_000_000
+"""Number of the batch on which the reward is measured: no update comes so far."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An RL stage. `judge` is a classifier and reference statistics, or None without held-out figures."""
+
+    model: ModelConfig
+    rl: RLConfig
+    guard: GuardConfig
+    learner: LearnerConfig
+    student: Path
+    gsim: GSIMRun
+    vae: Path
+    prompts: tuple[str, ...]
+    judge: tuple[Path, Path] | None
+    measured: int = 500
+    """Images on which the reward is measured before and after."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images."""
+
+    checkpoint: Path
+    reward_before: float
+    reward_before_std: float
+    reward_after: float
+
+
+def role_demands(rl: RLConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
+    """Resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
+    rollouts = [resources(rl.rollout.cpus, rl.rollout.gpus)] * rl.rollout.count
+    rewards = [resources(rl.reward.cpus, rl.reward.gpus)] * rl.reward.count
+    judges = {"judge": [resources(rl.judge.cpus, rl.judge.gpus)]} if judged else {}
+    if not rl.colocate:
+        return {"rollout": rollouts, "reward": rewards} | judges
+    shared = resources(rl.rollout.cpus + rl.reward.cpus, rl.rollout.gpus + rl.reward.gpus)
+    return {"rollout with reward": [shared] * rl.rollout.count} | judges
+
+
+@contextmanager
+def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
+    """The actors, one small bundle each. Raises ValueError when the cluster has no room for them in time."""
+    rl, model = plan.rl, plan.model
+    demands = role_demands(rl, plan.judge is not None)
+    bundles = [bundle for needs in demands.values() for bundle in needs]
+    group = placement_group(bundles, strategy="PACK")
+    if not group.wait(timeout):
+        remove_placement_group(group)
+        raise ValueError(f"no room for {demands} within {timeout} s: other jobs hold the cluster's resources")
+    own = list(range(len(bundles)))
+    first = own[: rl.rollout.count]
+    second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
+    rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl), rl.loops)
+    rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.vae, rl.rewards, plan.prompts)
+    judge = None
+    if plan.judge is not None:
+        (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.vae, *plan.judge, plan.guard)
+    try:
+        yield Crew(rollouts, rewards, judge)
+    finally:
+        for actor in [*rollouts, *rewards, *([judge] if judge else [])]:
+            ray.kill(actor)
+        remove_placement_group(group)
+
+
+def reinforce(plan: Plan, folder: Path) -> Outcome:
+    """Train in `folder`, from its last checkpoint if there is one."""
+    with hired(plan) as crew:
+        before = reward_of(plan, crew, plan.student)
+        run = RLRun(plan.model, plan.rl, plan.guard, plan.learner, plan.student, plan.gsim, crew, plan.seed)
+        last = train(run, folder, "rl")
+        best = last / "best.safetensors"
+        final = best if best.exists() else last / "ema.safetensors"
+        after = reward_of(plan, crew, final)
+    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
+
+
+def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:
+    """Scores of `measured` images of a student, the same seeds and classes each time."""
+    weights: dict[str, torch.Tensor] = dict(load_model(checkpoint, plan.model).named_parameters())
+    feed = Feed(crew, plan.rl, plan.measured, plan.model.num_classes, plan.seed + 1)
+    feed.publish(pack(weights, -1, DTYPES[plan.rl.weight_dtype]))
+    _, scored = joined(feed.whole_batch(MEASURED_BATCH))
+    return scored.score

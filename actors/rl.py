@@ -1,0 +1,331 @@
+"""The learner of the second stage: raises the reward of whole images, under the eye of a guard."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import ray
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from actors.engine import whole_parameters
+from actors.gsim import GSIMRun, ScoreMatcher
+from actors.learner import Learner
+from actors.pool import Crew, Feed, WorkerLostError
+from actors.reward import Delivery
+from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.files import atomic_path
+from marval_ray.flat_weights import DTYPES, pack
+from marval_ray.guard import Guard
+from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.metrics import Scores
+from marval_ray.models.mar import gather_tokens
+from marval_ray.models.student import Student
+from marval_ray.replay import replay_apart, replay_chain
+from marval_ray.sampling import Draws, Exploring, OneStep, TokenSampler
+from marval_ray.types import Rollout, Scored, Weights
+from marval_ray.weights import load_model
+
+
+@dataclass(frozen=True)
+class RLRun:
+    """All that defines an RL run."""
+
+    model: ModelConfig
+    rl: RLConfig
+    guard: GuardConfig
+    learner: LearnerConfig
+    student: Path
+    gsim: GSIMRun
+    """Where the GSIM loss comes from when it has a weight."""
+    crew: Crew
+    seed: int = 0
+
+    def make(self, device: torch.device) -> "RLLearner":
+        return RLLearner(self, device)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of a batch, and how the actors did on the whole."""
+
+    rollout: Rollout
+    scored: Scored
+    flow: dict[str, float]
+
+
+def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
+    """How rollouts are drawn: with exploration for the policy gradient."""
+    if rl.estimator == "policy":
+        return Exploring(model.student_timestep, rl.exploration)
+    return OneStep(model.student_timestep)
+
+
+class RLLearner(Learner):
+    """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
+
+    def __init__(self, run: RLRun, device: torch.device):
+        super().__init__(load_model(run.student, run.model), run.learner, run.seed, device)
+        self.run, rl = run, run.rl
+        self.initial = Student(load_model(run.student, run.model)).eval().requires_grad_(False).to(device)
+        self.matcher = ScoreMatcher(run.gsim, self) if rl.gsim_weight else None
+        self.feed: Feed | None = None
+        if self.rank == 0:
+            self.feed = Feed(run.crew, rl, run.learner.batch * self.world, run.model.num_classes, run.seed)
+        self.guard: Guard | None = None
+        self.best: dict[str, Tensor] = {}
+        self.scale: tuple[float, float] | None = None
+        """Mean and standard deviation of the scores of the first batch."""
+
+    @property
+    def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:
+        return super().engines | ({"auxiliary": self.matcher.auxiliary} if self.matcher else {})
+
+    def begin(self, step: int) -> None:
+        """Publish the weights, start the rollouts and take the scores before RL."""
+        weights = self._weights(step)
+        if self.feed is None or weights is None:
+            return
+        self.feed.begin(step, weights)
+        if self.run.crew.judge is not None and self.guard is None:
+            self.guard = Guard(self.run.guard, self._judged())
+            self.best = self._average()
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Update number `step` on batch `step`; then publish, and at times ask the judge."""
+        share = self._share(step)
+        good = share.scored.finite()
+        loss, metrics = self._loss(step, share.rollout, share.scored, good)
+        bad = [] if good.any() else ["every reward or its gradient"]
+        if self.matcher:
+            matching, more, problems = self.matcher.surrogate(step)
+            bad, metrics = bad + problems, metrics | more
+            loss = loss if matching is None else loss + self.run.rl.gsim_weight * matching
+        if not self.all_finite(loss):
+            bad.append("loss")
+        if not bad:
+            self.update_student(loss, step)
+        self.count(step, bad)
+        if (step + 1) % self.run.rl.publish_every == 0:
+            weights = self._weights(step + 1)
+            if self.feed is not None and weights is not None:
+                self.feed.publish(weights)
+        held_out = self._look(step + 1)
+        figures = share.flow | held_out | {"dropped": float((~good).sum())}
+        return metrics | {name: torch.tensor(value) for name, value in figures.items()}
+
+    def _loss(self, step: int, rollout: Rollout, scored: Scored, good: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        rl, c = self.run.rl, self.run.model
+        score = scored.score[good]
+        if self.scale is None:
+            self.scale = self._first_scale(score)  # stays None without a usable score
+        draws = Draws.from_seed(
+            rollout.seed, list(rollout.indices), c.num_tokens, c.token_channels, rollout_sampler(c, rl).noise_steps
+        )
+        estimate = self._policy if rl.estimator == "policy" else self._pathwise
+        loss, metrics = estimate(step, to_device(rollout, self.device), draws.to(self.device), scored, good)
+        mean = score.mean() if len(score) else torch.tensor(0.0)
+        return loss, metrics | {"reward": mean, "reward_std": score.std(correction=0) if len(score) else mean}
+
+    def _pathwise(
+        self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rl = self.run.rl
+        if scored.gradient is None:
+            raise ValueError(f"rewards {rl.rewards} have no gradient: use rl.estimator policy")
+        tokens, loops = replay_chain(self.student, rollout, draws, rl.loops, self._last(step))
+        gradient = torch.where(good[:, None, None], scored.gradient, 0.0).to(self.device)
+        loss = pathwise(tokens, gradient, self._weight(scored, good).to(self.device))
+        value, metrics = loss.value, loss.metrics
+        if rl.drift_weight:
+            with torch.no_grad():
+                initial = [self.initial(replayed.context, replayed.noise) for replayed in loops]
+            distance = drift(torch.cat([replayed.prediction for replayed in loops]), torch.cat(initial))
+            value, metrics = value + rl.drift_weight * distance, metrics | {"drift": distance.detach()}
+        return value, metrics
+
+    def _policy(
+        self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rl = self.run.rl
+        advantages = group_advantages(scored.score, good, rl.group).to(self.device)
+        logs, weights = [], []
+        for replayed in replay_apart(self.student, rollout, draws, rl.loops, self._last(step)):
+            places = replayed.loop.predicted
+            action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
+            logs.append(log_ratio(action, replayed.prediction, explored, rl.exploration))
+            weights.append(advantages.repeat_interleave(places.shape[1]))
+        loss = clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
+        return loss.value, loss.metrics
+
+    def _weight(self, scored: Scored, good: Tensor) -> Tensor:
+        """Factor of each image's reward gradient."""
+        rl = self.run.rl
+        mean, std = self.scale or (0.0, 1.0)
+        weight = torch.full_like(scored.score, 1 / std if rl.reward_scale else 1.0)
+        if rl.saturate is not None:
+            weight = weight * saturation((scored.score - mean) / std, rl.saturate, 1.0)
+        return torch.where(good, weight, 0.0)
+
+    def _last(self, step: int) -> int:
+        """K, the same on all ranks."""
+        rl = self.run.rl
+        return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
+
+    def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
+        moments = torch.stack([score.sum(), score.square().sum(), torch.tensor(float(len(score)))]).to(self.device)
+        dist.all_reduce(moments)
+        total, squares, count = moments.tolist()
+        if not count:
+            return None
+        return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
+
+    def _share(self, step: int) -> Share:
+        """This rank's part of batch `step`. Every rank raises what rank 0 met."""
+        shares: list[Any] = [None] * self.world
+        if self.feed is not None:
+            shares = self._shares(self.feed, step)
+        mine: list[Any] = shares
+        if self.world > 1:
+            mine = [None]
+            dist.scatter_object_list(mine, shares, src=0)
+        if isinstance(mine[0], WorkerLostError):
+            raise mine[0]
+        return mine[0]
+
+    def _shares(self, feed: Feed, step: int) -> list[Any]:
+        """The parts of all ranks, or the error that there is instead."""
+        began = time.perf_counter()
+        try:
+            deliveries = feed.batch(step)
+        except WorkerLostError as error:
+            return [error] * self.world
+        flow = flow_metrics(deliveries, time.perf_counter() - began, step, feed)
+        return [Share(*part, flow) for part in split(*joined(deliveries), self.world)]
+
+    def _weights(self, version: int) -> Weights | None:
+        """The live student in one buffer (rank 0). Every rank calls this."""
+        with whole_parameters(self.student, self.student.module.mar) as parameters:
+            return pack(parameters, version, DTYPES[self.run.rl.weight_dtype]) if self.rank == 0 else None
+
+    def _judged(self) -> Scores:
+        """Held-out scores of the averaged student (rank 0)."""
+        judge: Any = self.run.crew.judge
+        return ray.get(judge.look.remote(ray.put(pack(self._average(), 0, torch.float32))))
+
+    def _average(self) -> dict[str, Tensor]:
+        """A copy of the averaged student (rank 0)."""
+        assert self.ema is not None
+        return {name: value.clone() for name, value in self.ema.shadow.items()}
+
+    def _look(self, step: int) -> dict[str, float]:
+        """Every `guard.every` updates: ask the judge, remember the best, stop or go back. The same on all ranks."""
+        guard = self.run.guard
+        if self.run.crew.judge is None or step % guard.every:
+            return {}
+        told: list[Any] = [None]
+        if self.guard is not None:
+            scores = self._judged()
+            if self.guard.look(step, scores):
+                self.best = self._average()
+            told = [(asdict(scores), self.guard.exhausted)]
+        if self.world > 1:
+            dist.broadcast_object_list(told, src=0)
+        scores, exhausted = told[0]
+        if exhausted and guard.action == "stop":
+            self.done = True
+        elif exhausted:
+            self._roll_back()
+        return {f"held_out/{name}": float(value) for name, value in scores.items()}
+
+    def _roll_back(self) -> None:
+        """Go on from the best student, with half the learning rate."""
+        told: list[Any] = [self.best]
+        if self.world > 1:
+            dist.broadcast_object_list(told, src=0)
+        for name, parameter in self.student.module.mar.named_parameters():
+            deepspeed.utils.safe_set_full_fp32_param(parameter, told[0][name].to(self.device))
+        if self.ema is not None:
+            self.ema.load_state_dict({"updates": self.ema.updates, "shadow": self.best})
+        if self.guard is not None:
+            self.guard.outside = 0
+        self.lr_scale *= 0.5
+
+    def save(self, folder: Path, step: int) -> None:
+        super().save(folder, step)
+        if self.best:
+            with atomic_path(folder / "best.safetensors") as temporary:
+                save_file(self.best, temporary)
+
+    def load(self, folder: Path) -> int:
+        step = super().load(folder)
+        if self.rank == 0 and (folder / "best.safetensors").exists():
+            self.best = load_file(folder / "best.safetensors")
+        return step
+
+    def extra_state(self) -> dict[str, Any]:
+        guard = None if self.guard is None else {
+            "start": asdict(self.guard.start), "best": asdict(self.guard.best),
+            "best_step": self.guard.best_step, "outside": self.guard.outside,
+        }  # fmt: skip
+        return {"scale": self.scale, "guard": guard, "lr_scale": self.lr_scale, "done": self.done}
+
+    def load_extra_state(self, progress: dict[str, Any]) -> None:
+        self.lr_scale, self.done = progress["lr_scale"], progress["done"]
+        self.scale = None if progress["scale"] is None else tuple(progress["scale"])
+        state = progress["guard"]
+        if self.rank == 0 and state is not None:
+            self.guard = Guard(self.run.guard, Scores(**state["start"]))
+            self.guard.best = Scores(**state["best"])
+            self.guard.best_step, self.guard.outside = state["best_step"], state["outside"]
+
+
+def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
+    """One rollout and its scores from the parts, in their order."""
+    first = deliveries[0].rollout
+    rollout = replace(
+        first,
+        tokens=torch.cat([d.rollout.tokens for d in deliveries]),
+        labels=torch.cat([d.rollout.labels for d in deliveries]),
+        indices=sum((d.rollout.indices for d in deliveries), ()),
+    )
+    gradients = [d.scored.gradient for d in deliveries if d.scored.gradient is not None]
+    return rollout, Scored(torch.cat([d.scored.score for d in deliveries]), torch.cat(gradients) if gradients else None)
+
+
+def split(rollout: Rollout, scored: Scored, parts: int) -> list[tuple[Rollout, Scored]]:
+    """Equal parts, in order."""
+    size = len(rollout.labels) // parts
+    cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
+    return [
+        (
+            replace(rollout, tokens=rollout.tokens[c], labels=rollout.labels[c], indices=rollout.indices[c]),
+            Scored(scored.score[c], None if scored.gradient is None else scored.gradient[c]),
+        )
+        for c in cuts
+    ]
+
+
+def flow_metrics(deliveries: Sequence[Delivery], waited: float, step: int, feed: Feed) -> dict[str, float]:
+    """How the actors did in one batch: ms an image, seconds waited for it, staleness, queue, weights."""
+    images = sum(len(d.rollout.labels) for d in deliveries)
+    return {
+        "flow/rollout_ms": 1e3 * sum(d.rollout_seconds for d in deliveries) / images,
+        "flow/reward_ms": 1e3 * sum(d.reward_seconds for d in deliveries) / images,
+        "flow/waited_seconds": waited,
+        "flow/staleness": step - min(d.rollout.version for d in deliveries),
+        "flow/queued_batches": len(feed.flights),
+        "flow/sync_ms": 1e3 * feed.sync_seconds,
+        "flow/sync_megabytes": feed.sync_bytes / 1e6,
+        "flow/replaced_workers": feed.replaced,
+    }
+
+
+def to_device(rollout: Rollout, device: torch.device) -> Rollout:
+    return replace(rollout, tokens=rollout.tokens.to(device), labels=rollout.labels.to(device))

@@ -1,0 +1,61 @@
+"""Rollout worker: draws images with the student that it is handed. A plain class; `actors.pool` makes actors of it."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marval_ray.config import ModelConfig
+from marval_ray.flat_weights import unpack
+from marval_ray.models.mar import MAR
+from marval_ray.sampling import Draws, TokenSampler, sample_tokens
+from marval_ray.types import Request, Rollout, Weights
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rollout and the seconds it took."""
+
+    rollout: Rollout
+    seconds: float
+
+
+class RolloutWorker:
+    """Weights are an argument of every call and kept by version: a restarted worker needs no other state."""
+
+    def __init__(self, config: ModelConfig, sampler: TokenSampler, loops: int, threads: int = 1):
+        self.device = own_device(threads)
+        self.model = MAR(config).eval().requires_grad_(False).to(self.device)
+        self.sampler, self.loops = sampler, loops
+        self.held: tuple[int, int] | None = None
+
+    @torch.no_grad()
+    def generate(self, weights: Weights, request: Request) -> Drawn:
+        """Draw the images of `request`. Raises ValueError when the weights are damaged or of another model."""
+        began = time.perf_counter()
+        self._use(weights)
+        c = self.model.config
+        draws = Draws.from_seed(
+            request.seed, list(request.indices), c.num_tokens, c.token_channels, self.sampler.noise_steps
+        )
+        labels = request.labels.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            tokens: Tensor = sample_tokens(self.model, self.sampler, labels, draws.to(self.device), self.loops)
+        rollout = Rollout(
+            tokens.float().cpu(), request.labels, request.seed, request.indices, weights.version, weights.checksum
+        )
+        return Drawn(rollout, time.perf_counter() - began)
+
+    def _use(self, weights: Weights) -> None:
+        if self.held != (weights.version, weights.checksum):
+            unpack(weights, dict(self.model.named_parameters()))
+            self.held = (weights.version, weights.checksum)
+
+
+def own_device(threads: int) -> torch.device:
+    """The GPU that Ray gave this process, or the CPU with `threads` threads."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(threads)
+    return torch.device("cpu")

@@ -1,0 +1,164 @@
+"""Reinforcement learning on real Ray: learner, rollout and reward actors, judge, and what happens when they die."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.util.state import list_actors
+from safetensors.torch import load_file
+from small import MODEL, write_random_latents, write_teacher
+
+from actors.gsim import GSIMRun
+from actors.pool import requests
+from actors.recorder import read_metrics
+from actors.reinforce import Plan, hired
+from actors.rl import RLRun
+from actors.trainer import LearnerError, train
+from marval_ray import assets_index
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.flat_weights import pack, unpack
+from marval_ray.models.mar import MAR
+
+ROLE = RoleConfig(count=2, cpus=0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory):
+    variables = {"PYTHONPATH": str(Path(__file__).parent), "HANG_MARKER": str(tmp_path_factory.mktemp("hang") / "hung")}
+    with ray.init(num_cpus=8, runtime_env={"env_vars": variables}):
+        yield
+
+
+@pytest.fixture
+def plan(tmp_path) -> Plan:
+    learner = LearnerConfig(steps=4, batch=6, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, log_every=1, checkpoint_every=2)
+    student, latents = write_teacher(tmp_path / "student"), write_random_latents(tmp_path / "latents.parquet")
+    rl = RLConfig(rewards=("plugin:small_reward:Brightness",), loops=4, last=4, chunk=2, rollout=ROLE, reward=ROLE)
+    gsim = GSIMRun(MODEL, GSIMConfig(), learner, student, latents)
+    return Plan(MODEL, rl, GuardConfig(), learner, student, gsim, assets_index.VAE, ("a", "b", "c"), None)
+
+
+def with_rl(plan: Plan, **changes) -> Plan:
+    return replace(plan, rl=replace(plan.rl, **changes))
+
+
+def with_learner(plan: Plan, **changes) -> Plan:
+    return replace(plan, learner=replace(plan.learner, **changes))
+
+
+def trained(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
+    """The averaged student after training in `folder`."""
+    folder.mkdir(exist_ok=True)
+    with hired(plan) as crew:
+        run = RLRun(plan.model, plan.rl, plan.guard, plan.learner, plan.student, plan.gsim, crew, plan.seed)
+        return load_file(train(run, folder, "rl") / "ema.safetensors")
+
+
+def gap(a: dict, b: dict) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return read_metrics(folder / "metrics-rl.jsonl")
+
+
+def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
+    plan = with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12)
+    whole = trained(plan, tmp_path / "whole")
+    rows = metrics(tmp_path / "whole")
+    assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
+    assert {row["flow/staleness"] for row in rows} == {0}
+    trained(with_learner(plan, steps=6), tmp_path / "parts")
+    assert gap(whole, trained(plan, tmp_path / "parts")) == 0
+
+
+@pytest.mark.slow
+def test_all_options_together_run(plan, tmp_path):
+    plan = with_rl(
+        plan, gsim_weight=0.1, drift_weight=0.1, saturate=1.0, random_last=True, weight_dtype="bfloat16", colocate=True
+    )
+    rows = trained(plan, tmp_path / "run") and metrics(tmp_path / "run")
+    assert {"generator/loss", "drift", "reward", "flow/rollout_ms", "flow/sync_megabytes"} <= rows[-1].keys()
+
+
+@pytest.mark.slow
+def test_policy_gradient_raises_a_reward_without_gradient(plan, tmp_path):
+    plan = with_rl(
+        with_learner(plan, steps=15, batch=32, lr=1e-2), rewards=("plugin:small_reward:Darkness",), estimator="policy",
+        exploration=0.3, group=8, chunk=16,
+    )  # fmt: skip
+    trained(plan, tmp_path / "run")
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["RolloutWorker", "RewardWorker", "RayTrainWorker"])
+def test_a_killed_process_changes_nothing(plan, tmp_path, victim):
+    plan = with_learner(plan, steps=20, checkpoint_every=5)
+    whole = trained(plan, tmp_path / "whole")
+    with ThreadPoolExecutor(1) as background:
+        result = background.submit(trained, plan, tmp_path / "killed")
+        wait_for_rows(tmp_path / "killed" / "metrics-rl.jsonl", 7)
+        actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
+        os.kill(actors[0].pid, signal.SIGKILL)
+        assert gap(whole, result.result(timeout=240)) == 0
+    assert [row["step"] for row in metrics(tmp_path / "killed")] == list(range(1, 21))
+
+
+def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() or len(path.read_text().splitlines()) < rows:
+        assert time.monotonic() < end, f"{path} does not get to {rows} rows"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(plan, tmp_path):
+    whole = trained(plan, tmp_path / "whole")
+    hanging = with_rl(plan, rewards=("plugin:small_reward:HangsOnce",), timeout=20)
+    assert gap(whole, trained(hanging, tmp_path / "hung")) == 0
+    assert metrics(tmp_path / "hung")[-1]["flow/replaced_workers"] == 1
+
+
+def test_images_without_a_usable_reward_are_dropped_and_counted(plan, tmp_path):
+    trained(with_rl(with_learner(plan, steps=2), rewards=("plugin:small_reward:SometimesNaN",)), tmp_path / "run")
+    rows = metrics(tmp_path / "run")
+    assert [row["dropped"] for row in rows] == [3, 3] and all(row["skipped"] == 0 for row in rows)
+
+
+def test_rewards_that_are_never_usable_end_the_run_with_a_reason(plan, tmp_path):
+    broken = with_rl(with_learner(plan, steps=20, max_bad_steps=2), rewards=("plugin:small_reward:AlwaysNaN",))
+    with pytest.raises(LearnerError, match="2 updates in a row were not finite .last: every reward"):
+        trained(broken, tmp_path / "run")
+
+
+def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient():
+    rl = RLConfig(chunk=4)
+    parts = [request for step in range(3) for request in requests(rl, 10, 5, 0, step)]
+    assert [len(part.indices) for part in parts] == [4, 4, 2] * 3
+    assert [i for part in parts for i in part.indices] == list(range(30))
+    assert torch.cat([part.labels for part in parts]).bincount().tolist() == [6] * 5
+    (request,) = requests(replace(rl, estimator="policy", group=4, chunk=8), 8, 5, 0, 0)
+    assert request.labels.unflatten(0, (2, 4)).unique(dim=1).shape == (2, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_arrive_as_they_left_or_not_at_all(dtype):
+    torch.manual_seed(0)
+    source, target = MAR(MODEL), MAR(MODEL)
+    packed = pack(dict(source.named_parameters()), 3, dtype)
+    unpack(packed, dict(target.named_parameters()))
+    for name, value in source.named_parameters():
+        assert torch.equal(dict(target.named_parameters())[name], value.to(dtype).float())
+    damaged = packed.buffer.copy()
+    damaged[7] = damaged[7] + 1
+    with pytest.raises(ValueError, match="version 3 were damaged"):
+        unpack(replace(packed, buffer=damaged), dict(target.named_parameters()))
