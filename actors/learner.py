@@ -4,6 +4,7 @@ One rank's part; works in any torch process group.
 """
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class NonFiniteError(Exception):
     """Too many updates in a row had a loss or gradient that is not finite."""
 
 
-class Learner:
+class Learner(ABC):
     """State of one rank. Subclasses add `step`; all their draws derive from (seed, step, rank).
 
     done: set by a subclass that wants no further update.
@@ -42,12 +43,12 @@ class Learner:
         self.done = False
         self.lr_scale = 1.0
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int) -> None:  # noqa: B027  (a hook)
         """Called once, before update number `step`, the first one of this process."""
 
+    @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
         """Update number `step`; metrics as scalars."""
-        raise NotImplementedError
 
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:
@@ -105,5 +106,5 @@ class Learner:
         """What a subclass wants in progress.json (rank 0)."""
         return {}
 
-    def load_extra_state(self, progress: dict[str, Any]) -> None:
+    def load_extra_state(self, progress: dict[str, Any]) -> None:  # noqa: B027  (a hook)
         """Take it back (every rank)."""

@@ -73,7 +73,9 @@ class RLLearner(Learner):
     def __init__(self, run: RLRun, device: torch.device):
         super().__init__(load_model(run.student, run.model), run.learner, run.seed, device)
         self.run, rl = run, run.rl
-        self.initial = Student(load_model(run.student, run.model)).eval().requires_grad_(False).to(device)
+        self.initial: Student | None = None
+        if rl.drift_weight:
+            self.initial = Student(load_model(run.student, run.model)).eval().requires_grad_(False).to(device)
         self.matcher = ScoreMatcher(run.gsim, self) if rl.gsim_weight else None
         self.feed: Feed | None = None
         if self.rank == 0:
@@ -102,7 +104,8 @@ class RLLearner(Learner):
         share = self._share(step)
         good = share.scored.finite()
         loss, metrics = self._loss(step, share.rollout, share.scored, good)
-        bad = [] if good.any() else ["every reward or its gradient"]
+        # The mean of no score is not finite; all ranks decide together, or they would wait for each other for ever.
+        bad = [] if self.all_finite(share.scored.score[good].mean().to(self.device)) else ["every reward or its gradient"]
         if self.matcher:
             matching, more, problems = self.matcher.surrogate(step)
             bad, metrics = bad + problems, metrics | more
@@ -143,7 +146,7 @@ class RLLearner(Learner):
         gradient = torch.where(good[:, None, None], scored.gradient, 0.0).to(self.device)
         loss = pathwise(tokens, gradient, self._weight(scored, good).to(self.device))
         value, metrics = loss.value, loss.metrics
-        if rl.drift_weight:
+        if self.initial is not None:
             with torch.no_grad():
                 initial = [self.initial(replayed.context, replayed.noise) for replayed in loops]
             distance = drift(torch.cat([replayed.prediction for replayed in loops]), torch.cat(initial))
