@@ -55,11 +55,15 @@ def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
         group["lr"] = lr
 
 
-def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> None:
-    """One optimiser step on `loss` (averaged over ranks)."""
+def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> torch.Tensor:
+    """One optimiser step on `loss` (averaged over ranks); the norm of its gradient, before clipping."""
     set_lr(engine, lr)
     engine.backward(loss)
+    # Only DeepSpeed's sharded optimisers keep the norm that they clip.
+    whole = engine.zero_optimization_stage() == 0
+    norm = torch.nn.utils.get_total_norm(p.grad for p in engine.parameters() if p.grad is not None) if whole else None
     engine.step()
+    return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm)
 
 
 @contextmanager

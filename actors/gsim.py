@@ -66,7 +66,8 @@ class ScoreMatcher:
                 x_0 = self.learner.student(context, noise)
             loss, metrics = self._auxiliary_loss(context, x_0.detach(), generator)
             if self.learner.all_finite(loss):
-                update(self.auxiliary, loss, self.run.learner.auxiliary_lr * factor)
+                norm = update(self.auxiliary, loss, self.run.learner.auxiliary_lr * factor)
+                metrics["auxiliary/gradient_norm"] = norm
             else:
                 bad.append("auxiliary loss")
         generated = self._generator_step(context, x_0.detach(), generator)
@@ -132,7 +133,7 @@ class GSIMLearner(Learner):
         """
         loss, metrics, bad = self.matcher.surrogate(step)
         if loss is not None:
-            self.update_student(loss, step)
+            metrics |= self.update_student(loss, step)
         self.count(step, bad)
         return metrics
 

@@ -55,12 +55,13 @@ class Learner(ABC):
         """Everything that a checkpoint holds besides the average, by name."""
         return {"student": self.student}
 
-    def update_student(self, loss: Tensor, step: int) -> None:
-        """One optimiser step and one of the average."""
-        update(self.student, loss, self.config.lr * self.lr_scale * self.config.lr_factor(step))
+    def update_student(self, loss: Tensor, step: int) -> dict[str, Tensor]:
+        """One optimiser step and one of the average; metrics."""
+        norm = update(self.student, loss, self.config.lr * self.lr_scale * self.config.lr_factor(step))
         with whole_parameters(self.student, self.student.module.mar) as parameters:
             if self.ema is not None:
                 self.ema.update(parameters)
+        return {"student/gradient_norm": norm}
 
     def all_finite(self, *values: Tensor) -> bool:
         """Whether all values are finite on every rank."""

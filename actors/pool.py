@@ -155,13 +155,13 @@ def requests(config: RLConfig, batch: int, num_classes: int, seed: int, step: in
     `group` images of each."""
     repeat = config.group if config.estimator == "policy" else 1
     prompts = math.ceil(batch / repeat)
-    labels = [
-        int(np.random.default_rng((seed, place // num_classes)).permutation(num_classes)[place % num_classes])
-        for place in range(step * prompts, (step + 1) * prompts)
-        for _ in range(repeat)
-    ][:batch]
+    first, last = step * prompts, (step + 1) * prompts
+    rounds = range(first // num_classes, (last - 1) // num_classes + 1)
+    classes = np.concatenate([np.random.default_rng((seed, number)).permutation(num_classes) for number in rounds])
+    start = first - rounds.start * num_classes
+    labels = torch.from_numpy(classes[start : start + prompts].repeat(repeat)[:batch])
     indices = range(step * batch, (step + 1) * batch)
     return [
-        Request(seed, tuple(indices[i : i + config.chunk]), torch.tensor(labels[i : i + config.chunk]))
+        Request(seed, tuple(indices[i : i + config.chunk]), labels[i : i + config.chunk])
         for i in range(0, batch, config.chunk)
     ]

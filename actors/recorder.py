@@ -1,4 +1,4 @@
-"""Records a run where the driver is: metrics.jsonl, TensorBoard, a progress bar. Works without Ray."""
+"""Records a run where the driver is: metrics.jsonl, TensorBoard, Ray's metrics, a progress bar."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray.experimental import tqdm_ray
+from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,13 +23,15 @@ SHOWN = {
 class Recorder:
     """Writes what a learner reports into `folder`. Metrics are numbers by name; steps count finished updates.
 
-    stage: "gsim" or "rl"; each has its own metrics file.
+    stage: "gsim" or "rl"; each has its own metrics file. bar: whether to draw a progress bar.
     """
 
-    def __init__(self, folder: Path, total: int, stage: str = "gsim"):
+    def __init__(self, folder: Path, total: int, stage: str = "gsim", bar: bool = True):
         self.folder, self.total, self.stage = folder, total, stage
+        self.bar = tqdm_ray.tqdm(desc=stage, total=total, unit="step") if bar else None
         self.path = folder / METRICS[stage]
-        self.shown: dict[str, float] = {}
+        self.step, self.shown = 0, dict[str, float]()
+        self.gauges: dict[str, Gauge] = {}
         self.failure: str | None = None
         self.asked_to_stop = False
 
@@ -38,20 +41,33 @@ class Recorder:
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.board = SummaryWriter(str(self.folder / "tensorboard" / self.stage), purge_step=step + 1)
-        self.bar = tqdm_ray.tqdm(desc=self.stage, total=self.total, unit="step")
-        self.bar.update(step)
-        self.step = step
+        self._advance(step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
+            self._gauge(name).set(value)
         self.shown |= metrics  # held-out figures come now and then
-        texts = [f"{short} {self.shown[name]:.3g}" for name, short in SHOWN[self.stage].items() if name in self.shown]
-        self.bar.set_description(" ".join([self.stage, *texts]))
-        self.bar.update(step - self.step)
+        self._advance(step)
+
+    def _advance(self, step: int) -> None:
+        if self.bar is not None:
+            texts = [f"{short} {self.shown[name]:.3g}" for name, short in SHOWN[self.stage].items() if name in self.shown]
+            self.bar.set_description(" ".join([self.stage, *texts]))
+            self.bar.update(step - self.step)
         self.step = step
+
+    def latest(self) -> tuple[int, dict[str, float]]:
+        """Finished updates, and the last value of each metric."""
+        return self.step, self.shown
+
+    def _gauge(self, name: str) -> Gauge:
+        """The metric `name` as Prometheus gets it from Ray."""
+        if name not in self.gauges:
+            self.gauges[name] = Gauge(f"marval_{self.stage}_{name.replace('/', '_')}", f"{name} of the {self.stage} stage")
+        return self.gauges[name]
 
     def stop(self) -> None:
         """Ask the learner to end after the update that it is at, with a checkpoint."""
@@ -66,7 +82,8 @@ class Recorder:
 
     def finish(self) -> str | None:
         """Close the files; the failure, if there was one."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         self.board.close()
         return self.failure
 
@@ -76,7 +93,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def recorder_actor(folder: Path, total: int, stage: str = "gsim") -> Any:
+def recorder_actor(folder: Path, total: int, stage: str = "gsim", bar: bool = True) -> Any:
     """A recorder on the driver's own node, where `folder` is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total, stage)
+    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total, stage, bar)

@@ -9,37 +9,19 @@ import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from actors.gsim import GSIMRun
 from actors.judge import Judge
 from actors.pool import Crew, Feed, hire
 from actors.reward import RewardWorker
-from actors.rl import RLRun, joined, rollout_sampler
+from actors.rl import Plan, RLRun, rollout_sampler
 from actors.rollout import RolloutWorker
+from actors.shares import joined
 from actors.trainer import resources, train
-from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.config import RLConfig
 from marval_ray.flat_weights import DTYPES, pack
 from marval_ray.weights import load_model
 
 MEASURED_BATCH = 1_000_000
 """Number of the batch on which the reward is measured: no update comes so far."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An RL stage. `judge` is a classifier and reference statistics, or None without held-out figures."""
-
-    model: ModelConfig
-    rl: RLConfig
-    guard: GuardConfig
-    learner: LearnerConfig
-    student: Path
-    gsim: GSIMRun
-    vae: Path
-    prompts: tuple[str, ...]
-    judge: tuple[Path, Path] | None
-    measured: int = 500
-    """Images on which the reward is measured before and after."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,8 +75,7 @@ def reinforce(plan: Plan, folder: Path) -> Outcome:
     """Train in `folder`, from its last checkpoint if there is one."""
     with hired(plan) as crew:
         before = reward_of(plan, crew, plan.student)
-        run = RLRun(plan.model, plan.rl, plan.guard, plan.learner, plan.student, plan.gsim, crew, plan.seed)
-        last = train(run, folder, "rl")
+        last = train(RLRun(plan, crew), folder, "rl")
         best = last / "best.safetensors"
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)

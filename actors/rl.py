@@ -1,8 +1,7 @@
 """The learner of the second stage: raises the reward of whole images, under the eye of a guard."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from actors.engine import whole_parameters
 from actors.gsim import GSIMRun, ScoreMatcher
 from actors.learner import Learner
 from actors.pool import Crew, Feed, WorkerLostError
-from actors.reward import Delivery
+from actors.shares import Share, flow_metrics, joined, split
 from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.files import atomic_path
 from marval_ray.flat_weights import DTYPES, pack
@@ -34,8 +33,8 @@ from marval_ray.weights import load_model
 
 
 @dataclass(frozen=True)
-class RLRun:
-    """All that defines an RL run."""
+class Plan:
+    """An RL stage. `judge` is a classifier and reference statistics, or None without held-out figures."""
 
     model: ModelConfig
     rl: RLConfig
@@ -44,20 +43,32 @@ class RLRun:
     student: Path
     gsim: GSIMRun
     """Where the GSIM loss comes from when it has a weight."""
-    crew: Crew
+    vae: Path
+    prompts: tuple[str, ...]
+    judge: tuple[Path, Path] | None
+    measured: int = 500
+    """Images on which the reward is measured before and after."""
     seed: int = 0
 
-    def make(self, device: torch.device) -> "RLLearner":
-        return RLLearner(self, device)
+    def __post_init__(self) -> None:
+        rl, batch = self.rl, self.learner.batch
+        if rl.estimator == "policy" and batch % rl.group:
+            raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
 
 
 @dataclass(frozen=True)
-class Share:
-    """One rank's part of a batch, and how the actors did on the whole."""
+class RLRun:
+    """A plan and the actors hired for it."""
 
-    rollout: Rollout
-    scored: Scored
-    flow: dict[str, float]
+    plan: Plan
+    crew: Crew
+
+    @property
+    def learner(self) -> LearnerConfig:
+        return self.plan.learner
+
+    def make(self, device: torch.device) -> "RLLearner":
+        return RLLearner(self.plan, self.crew, device)
 
 
 def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
@@ -70,16 +81,16 @@ def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
-    def __init__(self, run: RLRun, device: torch.device):
-        super().__init__(load_model(run.student, run.model), run.learner, run.seed, device)
-        self.run, rl = run, run.rl
+    def __init__(self, plan: Plan, crew: Crew, device: torch.device):
+        super().__init__(load_model(plan.student, plan.model), plan.learner, plan.seed, device)
+        self.plan, self.crew, rl = plan, crew, plan.rl
         self.initial: Student | None = None
         if rl.drift_weight:
-            self.initial = Student(load_model(run.student, run.model)).eval().requires_grad_(False).to(device)
-        self.matcher = ScoreMatcher(run.gsim, self) if rl.gsim_weight else None
+            self.initial = Student(load_model(plan.student, plan.model)).eval().requires_grad_(False).to(device)
+        self.matcher = ScoreMatcher(plan.gsim, self) if rl.gsim_weight else None
         self.feed: Feed | None = None
         if self.rank == 0:
-            self.feed = Feed(run.crew, rl, run.learner.batch * self.world, run.model.num_classes, run.seed)
+            self.feed = Feed(crew, rl, plan.learner.batch * self.world, plan.model.num_classes, plan.seed)
         self.guard: Guard | None = None
         self.best: dict[str, Tensor] = {}
         self.scale: tuple[float, float] | None = None
@@ -95,8 +106,9 @@ class RLLearner(Learner):
         if self.feed is None or weights is None:
             return
         self.feed.begin(step, weights)
-        if self.run.crew.judge is not None and self.guard is None:
-            self.guard = Guard(self.run.guard, self._judged())
+        self.delivered = time.perf_counter()
+        if self.crew.judge is not None and self.guard is None:
+            self.guard = Guard(self.plan.guard, self._judged())
             self.best = self._average()
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -109,13 +121,13 @@ class RLLearner(Learner):
         if self.matcher:
             matching, more, problems = self.matcher.surrogate(step)
             bad, metrics = bad + problems, metrics | more
-            loss = loss if matching is None else loss + self.run.rl.gsim_weight * matching
+            loss = loss if matching is None else loss + self.plan.rl.gsim_weight * matching
         if not self.all_finite(loss):
             bad.append("loss")
         if not bad:
-            self.update_student(loss, step)
+            metrics |= self.update_student(loss, step)
         self.count(step, bad)
-        if (step + 1) % self.run.rl.publish_every == 0:
+        if (step + 1) % self.plan.rl.publish_every == 0:
             weights = self._weights(step + 1)
             if self.feed is not None and weights is not None:
                 self.feed.publish(weights)
@@ -124,7 +136,7 @@ class RLLearner(Learner):
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
 
     def _loss(self, step: int, rollout: Rollout, scored: Scored, good: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        rl, c = self.run.rl, self.run.model
+        rl, c = self.plan.rl, self.plan.model
         score = scored.score[good]
         if self.scale is None:
             self.scale = self._first_scale(score)  # stays None without a usable score
@@ -132,14 +144,14 @@ class RLLearner(Learner):
             rollout.seed, list(rollout.indices), c.num_tokens, c.token_channels, rollout_sampler(c, rl).noise_steps
         )
         estimate = self._policy if rl.estimator == "policy" else self._pathwise
-        loss, metrics = estimate(step, to_device(rollout, self.device), draws.to(self.device), scored, good)
+        loss, metrics = estimate(step, rollout.to(self.device), draws.to(self.device), scored, good)
         mean = score.mean() if len(score) else torch.tensor(0.0)
         return loss, metrics | {"reward": mean, "reward_std": score.std(correction=0) if len(score) else mean}
 
     def _pathwise(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        rl = self.run.rl
+        rl = self.plan.rl
         if scored.gradient is None:
             raise ValueError(f"rewards {rl.rewards} have no gradient: use rl.estimator policy")
         tokens, loops = replay_chain(self.student, rollout, draws, rl.loops, self._last(step))
@@ -156,7 +168,7 @@ class RLLearner(Learner):
     def _policy(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        rl = self.run.rl
+        rl = self.plan.rl
         advantages = group_advantages(scored.score, good, rl.group).to(self.device)
         logs, weights = [], []
         for replayed in replay_apart(self.student, rollout, draws, rl.loops, self._last(step)):
@@ -169,7 +181,7 @@ class RLLearner(Learner):
 
     def _weight(self, scored: Scored, good: Tensor) -> Tensor:
         """Factor of each image's reward gradient."""
-        rl = self.run.rl
+        rl = self.plan.rl
         mean, std = self.scale or (0.0, 1.0)
         weight = torch.full_like(scored.score, 1 / std if rl.reward_scale else 1.0)
         if rl.saturate is not None:
@@ -178,7 +190,7 @@ class RLLearner(Learner):
 
     def _last(self, step: int) -> int:
         """K, the same on all ranks."""
-        rl = self.run.rl
+        rl = self.plan.rl
         return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
 
     def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
@@ -209,17 +221,18 @@ class RLLearner(Learner):
             deliveries = feed.batch(step)
         except WorkerLostError as error:
             return [error] * self.world
-        flow = flow_metrics(deliveries, time.perf_counter() - began, step, feed)
+        before, self.delivered = self.delivered, time.perf_counter()
+        flow = flow_metrics(deliveries, self.delivered - began, self.delivered - before, step, feed)
         return [Share(*part, flow) for part in split(*joined(deliveries), self.world)]
 
     def _weights(self, version: int) -> Weights | None:
         """The live student in one buffer (rank 0). Every rank calls this."""
         with whole_parameters(self.student, self.student.module.mar) as parameters:
-            return pack(parameters, version, DTYPES[self.run.rl.weight_dtype]) if self.rank == 0 else None
+            return pack(parameters, version, DTYPES[self.plan.rl.weight_dtype]) if self.rank == 0 else None
 
     def _judged(self) -> Scores:
         """Held-out scores of the averaged student (rank 0)."""
-        judge: Any = self.run.crew.judge
+        judge: Any = self.crew.judge
         return ray.get(judge.look.remote(ray.put(pack(self._average(), 0, torch.float32))))
 
     def _average(self) -> dict[str, Tensor]:
@@ -229,8 +242,8 @@ class RLLearner(Learner):
 
     def _look(self, step: int) -> dict[str, float]:
         """Every `guard.every` updates: ask the judge, remember the best, stop or go back. The same on all ranks."""
-        guard = self.run.guard
-        if self.run.crew.judge is None or step % guard.every:
+        guard = self.plan.guard
+        if self.crew.judge is None or step % guard.every:
             return {}
         told: list[Any] = [None]
         if self.guard is not None:
@@ -284,51 +297,6 @@ class RLLearner(Learner):
         self.scale = None if progress["scale"] is None else tuple(progress["scale"])
         state = progress["guard"]
         if self.rank == 0 and state is not None:
-            self.guard = Guard(self.run.guard, Scores(**state["start"]))
+            self.guard = Guard(self.plan.guard, Scores(**state["start"]))
             self.guard.best = Scores(**state["best"])
             self.guard.best_step, self.guard.outside = state["best_step"], state["outside"]
-
-
-def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
-    """One rollout and its scores from the parts, in their order."""
-    first = deliveries[0].rollout
-    rollout = replace(
-        first,
-        tokens=torch.cat([d.rollout.tokens for d in deliveries]),
-        labels=torch.cat([d.rollout.labels for d in deliveries]),
-        indices=sum((d.rollout.indices for d in deliveries), ()),
-    )
-    gradients = [d.scored.gradient for d in deliveries if d.scored.gradient is not None]
-    return rollout, Scored(torch.cat([d.scored.score for d in deliveries]), torch.cat(gradients) if gradients else None)
-
-
-def split(rollout: Rollout, scored: Scored, parts: int) -> list[tuple[Rollout, Scored]]:
-    """Equal parts, in order."""
-    size = len(rollout.labels) // parts
-    cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
-    return [
-        (
-            replace(rollout, tokens=rollout.tokens[c], labels=rollout.labels[c], indices=rollout.indices[c]),
-            Scored(scored.score[c], None if scored.gradient is None else scored.gradient[c]),
-        )
-        for c in cuts
-    ]
-
-
-def flow_metrics(deliveries: Sequence[Delivery], waited: float, step: int, feed: Feed) -> dict[str, float]:
-    """How the actors did in one batch: ms an image, seconds waited for it, staleness, queue, weights."""
-    images = sum(len(d.rollout.labels) for d in deliveries)
-    return {
-        "flow/rollout_ms": 1e3 * sum(d.rollout_seconds for d in deliveries) / images,
-        "flow/reward_ms": 1e3 * sum(d.reward_seconds for d in deliveries) / images,
-        "flow/waited_seconds": waited,
-        "flow/staleness": step - min(d.rollout.version for d in deliveries),
-        "flow/queued_batches": len(feed.flights),
-        "flow/sync_ms": 1e3 * feed.sync_seconds,
-        "flow/sync_megabytes": feed.sync_bytes / 1e6,
-        "flow/replaced_workers": feed.replaced,
-    }
-
-
-def to_device(rollout: Rollout, device: torch.device) -> Rollout:
-    return replace(rollout, tokens=rollout.tokens.to(device), labels=rollout.labels.to(device))

@@ -1,11 +1,12 @@
 """A learner under Ray Train: worker group, checkpoints, restart of lost workers."""
 
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from actors.learner import Learner, NonFiniteError
 from actors.pool import WorkerLostError
 from actors.recorder import recorder_actor
+from actors.screen import watched
 from marval_ray.config import LearnerConfig
 
 
@@ -45,7 +47,8 @@ def train(run: Run, folder: Path, stage: str = "gsim") -> Path:
     Returns the folder of the last checkpoint. Raises LearnerError when the learner gave up, Stopped after SIGTERM, and
     ray.train.TrainingFailedError when workers were lost more often than `max_failures`.
     """
-    recorder = recorder_actor(folder, run.learner.steps, stage)
+    table = stage == "rl" and sys.stdout.isatty()
+    recorder = recorder_actor(folder, run.learner.steps, stage, bar=not table)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"run": run, "recorder": recorder},
@@ -57,7 +60,7 @@ def train(run: Run, folder: Path, stage: str = "gsim") -> Path:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    with on_sigterm(recorder.stop.remote):
+    with on_sigterm(recorder.stop.remote), watched(recorder, run.learner.steps) if table else nullcontext():
         result = trainer.fit()
     failure: str | None = ray.get(recorder.finish.remote())
     if failure:

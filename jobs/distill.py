@@ -24,7 +24,8 @@ import tyro
 
 from actors.gsim import GSIMRun
 from actors.recorder import METRICS, read_metrics
-from actors.reinforce import Plan, reinforce, role_demands
+from actors.reinforce import reinforce, role_demands
+from actors.rl import Plan
 from actors.trainer import Stopped, check_resources, demand, node_resources, train
 from marval_ray import assets_index, cli
 from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
@@ -81,9 +82,10 @@ def main(config: Config) -> None:
     config = replace(config, out=lasting(config.out))
     check_run_folder(config.out, config, config.resume, config.overwrite)
     check_latents(config.latents, config.model.latent_shape)
-    prompts = prompts_of(config)
+    student = config.student or config.out / "student-gsim.safetensors"
     if "rl" in config.stages:
         check_rewards(config.rl.rewards)
+        plan = plan_of(config, student, prompts_of(config))
     first = load_model(config.student or config.teacher, config.model)
     figures = Figures(config.figures, config.vae, config.out)
     ray.init()
@@ -91,7 +93,6 @@ def main(config: Config) -> None:
     open_run_folder(config.out, config, config.overwrite)
     print((config.out / "config.json").read_text())
     extra: dict[str, float] = {}
-    student = config.student or config.out / "student-gsim.safetensors"
     if "gsim" in config.stages:
         figures.before(first)
         _, extra["seconds_gsim"] = timed(distil, config, student)
@@ -99,7 +100,7 @@ def main(config: Config) -> None:
     else:
         figures.before_rl(first)
     if "rl" in config.stages:
-        outcome, extra["seconds_rl"] = timed(reinforce, plan_of(config, student, prompts), config.out)
+        outcome, extra["seconds_rl"] = timed(reinforce, plan, config.out)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
         figures.after_rl(load_model(student, config.model))

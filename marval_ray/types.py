@@ -1,6 +1,6 @@
 """The frozen dataclasses that cross the borders between modules, processes and machines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,9 @@ class Rollout:
     indices: tuple[int, ...]
     version: int
     checksum: int
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        return replace(self, tokens=self.tokens.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)

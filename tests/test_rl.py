@@ -1,5 +1,6 @@
 """Reinforcement learning on real Ray: learner, rollout and reward actors, judge, and what happens when they die."""
 
+import io
 import os
 import signal
 import time
@@ -11,14 +12,16 @@ import pytest
 import ray
 import torch
 from ray.util.state import list_actors
+from rich.console import Console
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.gsim import GSIMRun
 from actors.pool import requests
 from actors.recorder import read_metrics
-from actors.reinforce import Plan, hired
-from actors.rl import RLRun
+from actors.reinforce import hired
+from actors.rl import Plan, RLRun
+from actors.screen import ROWS, live_table
 from actors.trainer import LearnerError, train
 from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
@@ -56,8 +59,7 @@ def trained(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
     """The averaged student after training in `folder`."""
     folder.mkdir(exist_ok=True)
     with hired(plan) as crew:
-        run = RLRun(plan.model, plan.rl, plan.guard, plan.learner, plan.student, plan.gsim, crew, plan.seed)
-        return load_file(train(run, folder, "rl") / "ema.safetensors")
+        return load_file(train(RLRun(plan, crew), folder, "rl") / "ema.safetensors")
 
 
 def gap(a: dict, b: dict) -> float:
@@ -75,6 +77,7 @@ def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
     rows = metrics(tmp_path / "whole")
     assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
     assert {row["flow/staleness"] for row in rows} == {0}
+    assert {name for names in ROWS.values() for name in names if not name.startswith("held_out")} <= rows[-1].keys()
     trained(with_learner(plan, steps=6), tmp_path / "parts")
     assert gap(whole, trained(plan, tmp_path / "parts")) == 0
 
@@ -148,6 +151,15 @@ def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient()
     assert torch.cat([part.labels for part in parts]).bincount().tolist() == [6] * 5
     (request,) = requests(replace(rl, estimator="policy", group=4, chunk=8), 8, 5, 0, 0)
     assert request.labels.unflatten(0, (2, 4)).unique(dim=1).shape == (2, 1)
+
+
+def test_the_live_table_shows_every_metric_that_there_is():
+    metrics = {name: index + 0.5 for index, name in enumerate(name for names in ROWS.values() for name in names)}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(live_table(60, 3, metrics))
+    text = console.export_text()
+    assert "update 3 of 60" in text and all(f" {value:.4g} " in text for value in metrics.values())
+    console.print(live_table(60, 0, {}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
