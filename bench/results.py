@@ -1,8 +1,9 @@
 """Measure docs/results.md and the README's table: three training seeds of the default, and an ablation that changes one
 setting at a time.
 
-Each run is `jobs/distill.py` in a folder of its own under runs/results. Finished runs are kept and an interrupted one
-is resumed, so the command may be stopped and repeated. The pictures of the README come from the first seed.
+Each run is `jobs/distill.py` in a folder of its own under runs/results. What was measured is kept in docs/results.json
+beside the settings that gave it, and measured again only when those have changed; an interrupted run is resumed. So the
+command may be stopped and repeated. The pictures of the README come from the first seed.
 """
 
 import json
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,33 +21,39 @@ from marval_ray import assets_index, cli, report
 from marval_ray.config import PRESETS
 from marval_ray.evaluation import Row
 from marval_ray.figures import FiguresConfig
-from marval_ray.files import atomic_path
+from marval_ray.files import atomic_path, write_json
 
 ROOT = Path(__file__).parent.parent
 DEFAULT = PRESETS["tiny"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "w = 1.2": {"gsim.w": 1.2},
+    "w = 1.35": {"gsim.w": 1.35},
     "w = 2": {"gsim.w": 2.0},
     "k = 1": {"gsim.k": 1.0},
     "k = 0": {"gsim.k": 0.0},
-    "t* = 200": {"model.student-timestep": 200},
-    "t* = 500": {"model.student-timestep": 500},
-    "t* = 600": {"model.student-timestep": 600},
-    "2 auxiliary updates": {"gsim.auxiliary-updates": 2},
+    "t* = 200": {"model.student_timestep": 200},
+    "t* = 500": {"model.student_timestep": 500},
+    "t* = 600": {"model.student_timestep": 600},
+    "2 auxiliary updates": {"gsim.auxiliary_updates": 2},
     "lambda = sigma": {"gsim.weighting": "sigma"},
-    "lambda = sigma^2": {"gsim.weighting": "sigma2"},
+    "lambda = 1": {"gsim.weighting": "constant"},
+    "half the learning rates": {"learner.lr": 2e-4, "learner.auxiliary_lr": 4e-4},
+    "twice the learning rates": {"learner.lr": 8e-4, "learner.auxiliary_lr": 1.6e-3},
 }
 """Changes of the default, one at a time."""
 
 BEGIN, END = "<!-- results: written by `make results` -->\n", "<!-- end of results -->\n"
 
 Summary = dict[str, Any]
+Settings = dict[str, Any]
+"""Values by the name of their option."""
 
 
 @dataclass(frozen=True)
 class Config:
     out: Path = Path("runs/results")
+    records: Path = Path("docs/results.json")
     document: Path = Path("docs/results.md")
     readme: Path = Path("README.md")
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -58,14 +65,15 @@ class Config:
 
 
 def main(config: Config) -> None:
-    seeds = [run(config.out / f"seed-{s}", {"seed": s, "figures.samples": config.samples}) for s in config.seeds]
-    shared = {"learner.steps": config.ablation_steps, "figures.samples": config.ablation_samples}
+    seeds = [run(config, f"seed-{s}", {"seed": s, "figures.samples": config.samples}) for s in config.seeds]
+    shared = {"learner.steps": config.ablation_steps, "figures.samples": config.ablation_samples, "figures.loops": config.ablation_loops}
     variants = VARIANTS if config.ablation else {}
-    ablation = {name: run(config.out / folder(name), shared | changes, loops=config.ablation_loops) for name, changes in variants.items()}
+    ablation = {name: run(config, folder(name), shared | changes) for name, changes in variants.items()}
     pictures = config.document.parent / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    for name in ("grid.png", "losses.png"):
-        shutil.copy(config.out / f"seed-{config.seeds[0]}" / name, pictures / name)
+    first = config.out / f"seed-{config.seeds[0]}"
+    for name in ("grid.png", "losses.png") if first.exists() else ():
+        shutil.copy(first / name, pictures / name)
     report.plot_loops(pictures / "loops.png", teacher_rows(config) + student_rows(seeds[0]))
     write(config.document, document(config, seeds, ablation))
     before, rest = config.readme.read_text().split(BEGIN)
@@ -91,17 +99,39 @@ def folder(name: str) -> str:
     return "ablation-" + "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
 
 
-def run(out: Path, options: dict[str, Any], loops: tuple[int, ...] | None = None) -> Summary:
-    """The summary of a run with `options`; a finished one is not repeated."""
-    if not (out / "summary.json").exists():
-        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        flags += ["--figures.loops", *map(str, loops)] if loops else []
-        flags += ["--resume"] if (out / "config.json").exists() else []
-        print(out, *flags, flush=True)
-        began = time.monotonic()
-        subprocess.run([sys.executable, ROOT / "jobs/distill.py", "--out", out, *flags], check=True)
-        print(f"{time.monotonic() - began:.0f} s", flush=True)
+def run(config: Config, name: str, options: Settings) -> Summary:
+    """The summary of a run with `options`, from the records when they have one of the same settings."""
+    records = json.loads(config.records.read_text()) if config.records.exists() else {}
+    wanted = json.loads(json.dumps(settings(options)))
+    if name not in records or records[name]["settings"] != wanted:
+        records[name] = {"settings": wanted, "summary": distil(config.out / name, options)}
+        write_json(config.records, records)
+    return records[name]["summary"]
+
+
+def settings(options: Settings) -> Settings:
+    """All that a run's figures depend on: the default with `options`, by dotted name."""
+    parts: dict[str, Any] = {"model": DEFAULT.model, "gsim": DEFAULT.gsim, "learner": DEFAULT.learner}
+    default = {f"{part}.{key}": value for part, values in parts.items() for key, value in asdict(values).items()}
+    return default | {"seed": 0} | options
+
+
+def distil(out: Path, options: Settings) -> Summary:
+    """The summary of a run in `out`; an interrupted one goes on."""
+    flags = [text for name, value in options.items() for text in (f"--{name}", *words(value))]
+    print(out, *flags, flush=True)
+    began = time.monotonic()
+    if (out / "config.json").exists() and not (out / "summary.json").exists():
+        flags += ["--resume"]
+    else:
+        flags += ["--overwrite"]
+    subprocess.run([sys.executable, ROOT / "jobs/distill.py", "--out", out, "--stages", "gsim", *flags], check=True)
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
     return json.loads((out / "summary.json").read_text())
+
+
+def words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
 
 
 def document(config: Config, seeds: list[Summary], ablation: dict[str, Summary]) -> str:
