@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import help_of, refuse, succeed
+from commands import ROOT, help_of, refuse, succeed
 from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
@@ -54,7 +58,7 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     )
     assert "--resume and --overwrite exclude each other" in refuse(DISTILL, "--resume", "--overwrite")
     assert "holds no run to resume" in refuse(DISTILL, "--out", tmp_path, "--resume")
-    assert "gsim.w was 1.35, is 3.0" in refuse(
+    assert f"gsim.w was {PRESETS['tiny'].gsim.w}, is 3.0" in refuse(
         DISTILL, "--out", run_folder, "--resume", "--gsim.w", 3, "--learner.steps", 4, *SHORT
     )
     before = read_state(run_folder / "student.safetensors")
@@ -65,6 +69,26 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     assert rows == [1, 2, 3, 4, 5]
     after = read_state(resumed / "student.safetensors")
     assert any((before[name] != after[name]).any() for name in before)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path):
+    out, steps = tmp_path / "run", 500
+    command = [sys.executable, DISTILL, "--out", out, "--learner.steps", steps, *SHORT]
+    with open(tmp_path / "log", "w") as log:
+        job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
+    end = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert time.monotonic() < end and job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(120) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-3000:]
+    assert "stopped on SIGTERM in stage gsim; --resume continues" in (tmp_path / "log").read_text()
+    done = len((out / "metrics.jsonl").read_text().splitlines())
+    assert 3 <= done < steps
+    succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 2, *SHORT)
+    rows = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, done + 3))
 
 
 def test_samples_are_written_in_three_forms(run_folder, tmp_path):
