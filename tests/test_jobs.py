@@ -171,7 +171,7 @@ def test_distillation_refuses_bad_options(tmp_path):
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "beauty", *out)
     assert "there is nothing at no/such/reward" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:no/such/reward", *out)
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
-    assert "has 2 prompts, the model has 10 classes" in refuse(DISTILL, "--prompts", tmp_path / "prompts.txt", *out)
+    assert "has 2 prompts, the model has 10 classes" in refuse(DISTILL, "--stages", "gsim,rl", "--prompts", tmp_path / "prompts.txt", *out)
     assert not (tmp_path / "run").exists()
 
 
