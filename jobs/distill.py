@@ -84,8 +84,8 @@ def main(config: Config) -> None:
     check_latents(config.latents, config.model.latent_shape)
     student = config.student or config.out / "student-gsim.safetensors"
     if "rl" in config.stages:
-        check_rewards(config.rl.rewards)
         plan = plan_of(config, student, prompts_of(config))
+        check_rewards(config.rl.rewards)
     first = load_model(config.student or config.teacher, config.model)
     figures = Figures(config.figures, config.vae, config.out)
     ray.init()
