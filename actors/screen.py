@@ -11,7 +11,7 @@ from rich.table import Table
 
 ROWS = {
     "reward": ("reward", "reward_std", "dropped", "student/gradient_norm"),
-    "held out": ("held_out/fd", "held_out/accuracy", "held_out/diversity"),
+    "held out": ("held_out/fd", "held_out/accuracy", "held_out/diversity", "held_out/recall"),
     "ms an image": ("flow/rollout_ms", "flow/reward_ms", "flow/learner_ms"),
     "idle share": ("flow/rollout_idle", "flow/reward_idle", "flow/learner_idle"),
     "weights": ("flow/sync_ms", "flow/sync_megabytes", "flow/staleness"),

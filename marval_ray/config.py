@@ -238,6 +238,8 @@ class GuardConfig:
     """Times the FD before RL."""
     min_diversity: float = 0.9
     """Times the diversity before RL."""
+    min_recall: float = 0.8
+    """Times the recall before RL."""
     max_accuracy_loss: float = 0.02
     patience: int = 2
     """Looks in a row outside the bands before something is done."""

@@ -1,7 +1,7 @@
 """Keeps reinforcement learning honest: figures that no reward pays for decide how long a run goes on, and what it gives.
 
 A reward curve alone shows success while the model is ruined. So held-out scores (Frechet distance, accuracy, diversity
-within a class) of fixed seeds are taken at times; outside its band the run stops or goes back, and the best student by
+within a class, recall) of fixed seeds are taken at times; outside its band the run stops or goes back, and the best student by
 these scores is the result.
 """
 
@@ -46,6 +46,8 @@ class Guard:
             found.append(f"FD {scores.fd:.2f} is above {c.max_fd} x {start.fd:.2f}")
         if scores.diversity < c.min_diversity * start.diversity:
             found.append(f"diversity {scores.diversity:.3f} is below {c.min_diversity} x {start.diversity:.3f}")
+        if scores.recall < c.min_recall * start.recall:
+            found.append(f"recall {scores.recall:.3f} is below {c.min_recall} x {start.recall:.3f}")
         if scores.accuracy < start.accuracy - c.max_accuracy_loss:
             found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
         return found

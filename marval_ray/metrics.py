@@ -1,4 +1,4 @@
-"""Quality of samples: Frechet distance (FD), class accuracy and diversity in a classifier's features."""
+"""Quality of samples: Frechet distance (FD), class accuracy, diversity and recall in a classifier's features."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,35 +14,39 @@ from marval_ray.models.classifier import Classifier, load_classifier
 from marval_ray.weights import read_state
 
 BATCH = 500
+KEPT = 2000
+"""Features that statistics keep."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of features, and the mean distance between two images of one class."""
+    """Moments of features, the mean distance between two images of one class, and the features of 2,000 random images."""
 
     mean: Float64[Tensor, " F"]
     covariance: Float64[Tensor, "F F"]
     within_class_distance: float
+    features: Float[Tensor, "R F"]
 
     @classmethod
     def of(cls, features: Float[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> "Statistics":
-        features = features.double()
-        return cls(features.mean(0), features.T.cov(), within_class_distance(features, labels))
+        double = features.double()
+        kept = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:KEPT]
+        return cls(double.mean(0), double.T.cov(), within_class_distance(double, labels), features[kept].float())
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
         """Raises ValueError when `path` is not what `save` wrote."""
         state = read_state(path)
-        missing = sorted({"mean", "covariance", "within_class_distance"} - state.keys())
+        missing = sorted({"mean", "covariance", "within_class_distance", "features"} - state.keys())
         if missing:
             raise ValueError(f"{path} lacks {missing}: it is not a file of reference statistics")
-        return cls(state["mean"], state["covariance"], state["within_class_distance"].item())
+        return cls(state["mean"], state["covariance"], state["within_class_distance"].item(), state["features"].float())
 
     def save(self, path: Path) -> None:
         distance = torch.tensor(self.within_class_distance, dtype=torch.float64)
-        state = {"mean": self.mean, "covariance": self.covariance, "within_class_distance": distance}
+        moments = {"mean": self.mean, "covariance": self.covariance, "within_class_distance": distance}
         with atomic_path(path) as temporary:
-            save_file(state, temporary)
+            save_file(moments | {"features": self.features.half()}, temporary)
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,13 @@ class Scores:
     fd: Frechet distance to the reference images, 0 for equal moments.
     accuracy: share of samples that the classifier gives their own label, 0..1.
     diversity: mean feature distance within a class over that of the reference; 1 is as varied as real images.
+    recall: share of reference images that lie among the samples, 0..1 (see `recall`); it rises with their number.
     """
 
     fd: float
     accuracy: float
     diversity: float
+    recall: float
     samples: int
 
 
@@ -79,6 +85,7 @@ class Evaluator:
             fd=frechet_distance(statistics, self.reference),
             accuracy=(predicted == labels).double().mean().item(),
             diversity=statistics.within_class_distance / self.reference.within_class_distance,
+            recall=recall(self.reference.features, statistics.features),
             samples=len(images),
         )
 
@@ -102,6 +109,18 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     eigenvalues = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0)
     gap = (a.mean - b.mean).square().sum()
     return (gap + a.covariance.trace() + b.covariance.trace() - 2 * eigenvalues.sqrt().sum()).item()
+
+
+def recall(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"], neighbours: int = 3) -> float:
+    """Share of real features no farther from some sample than that sample's third nearest neighbour among the samples
+    (Kynkaanniemi et al., arXiv 1904.06991).
+
+    NaN when there are not enough samples to have such a neighbour.
+    """
+    if len(samples) <= neighbours:
+        return float("nan")
+    radii = torch.cdist(samples, samples).kthvalue(neighbours + 1).values  # the first is the sample itself
+    return (torch.cdist(real, samples) <= radii).any(-1).double().mean().item()
 
 
 def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> float:

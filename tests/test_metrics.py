@@ -9,21 +9,25 @@ from marval_ray import assets_index
 from marval_ray.config import MODELS
 from marval_ray.evaluation import best, fastest
 from marval_ray.images import crop_to, pad_to, read_images, to_pixels, to_tensor
-from marval_ray.metrics import Evaluator, Statistics, frechet_distance, within_class_distance
+from marval_ray.metrics import Evaluator, Statistics, frechet_distance, recall, within_class_distance
 from marval_ray.source import parse_labels
 from marval_ray.weights import load_model
 
 
 def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
-    return Statistics(torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64), 1.0)
+    return of_moments(torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64))
+
+
+def of_moments(mean: torch.Tensor, covariance: torch.Tensor) -> Statistics:
+    return Statistics(mean, covariance, 1.0, torch.empty(0, len(mean)))
 
 
 def test_frechet_distance_of_two_gaussians():
     """Commuting covariances: |m_a - m_b|^2 + sum (s_a - s_b)^2 over common axes."""
     angle = torch.tensor(0.7, dtype=torch.float64)
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-    a = Statistics(torch.tensor([1.0, 0.0]).double(), turn @ torch.diag(torch.tensor([4.0, 9.0]).double()) @ turn.T, 1.0)
-    b = Statistics(torch.tensor([0.0, 2.0]).double(), turn @ torch.diag(torch.tensor([1.0, 16.0]).double()) @ turn.T, 1.0)
+    a = of_moments(torch.tensor([1.0, 0.0]).double(), turn @ torch.diag(torch.tensor([4.0, 9.0]).double()) @ turn.T)
+    b = of_moments(torch.tensor([0.0, 2.0]).double(), turn @ torch.diag(torch.tensor([1.0, 16.0]).double()) @ turn.T)
     assert frechet_distance(a, b) == pytest.approx(1 + 4 + (2 - 1) ** 2 + (3 - 4) ** 2)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
@@ -43,18 +47,28 @@ def test_within_class_distance_weighs_classes_equally():
     assert math.isnan(within_class_distance(features[:1], labels[:1]))
 
 
+def test_recall_counts_real_images_among_the_samples():
+    """On a line: samples 0, 1, 2, 3 reach 3, 2, 2, 3 far, a sample at 100 back to 1."""
+    samples = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    real = torch.tensor([[-3.5], [-3.0], [1.5], [6.0], [6.5]])
+    assert recall(real, samples) == pytest.approx(3 / 5)
+    assert recall(real, torch.cat([samples, torch.tensor([[100.0]])])) == pytest.approx(4 / 5)
+    assert math.isnan(recall(real, samples[:3]))
+
+
 def test_real_images_score_well_and_damage_shows():
     evaluator = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE)
     pixels, labels = read_images(assets_index.IMAGES)
     images, labels = to_tensor(pixels[:500]), torch.from_numpy(labels[:500].copy())
     real = evaluator.score(images, labels)
-    assert real.fd < 5 and real.accuracy > 0.9 and 0.9 < real.diversity < 1.1 and real.samples == 500
+    assert real.fd < 5 and real.accuracy > 0.9 and 0.9 < real.diversity < 1.1 and real.recall > 0.7 and real.samples == 500
     padded = evaluator.score(pad_to(images, 32), labels)
     assert padded.fd == pytest.approx(real.fd, abs=1e-3)
     noisy = evaluator.score(images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)), labels)
     assert noisy.fd > 10 * real.fd
     assert evaluator.score(images, (labels + 1) % 10).accuracy < 0.1
-    assert evaluator.score(images[:1].expand(500, -1, -1, -1), labels).diversity == pytest.approx(0, abs=1e-6)
+    same = evaluator.score(images[:1].expand(500, -1, -1, -1), labels)
+    assert same.diversity == pytest.approx(0, abs=1e-6) and same.recall < 0.01
 
 
 def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():

@@ -177,8 +177,8 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
     assert distance(roll(1000)[1]).mean() < 0.3 * before
 
 
-def scores(fd=10.0, accuracy=0.8, diversity=0.9) -> Scores:
-    return Scores(fd, accuracy, diversity, 500)
+def scores(fd=10.0, accuracy=0.8, diversity=0.9, recall=0.5) -> Scores:
+    return Scores(fd, accuracy, diversity, recall, 500)
 
 
 def test_guard_keeps_the_best_and_stops_what_goes_wrong():
