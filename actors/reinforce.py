@@ -1,5 +1,6 @@
 """The second stage as a whole: places the actors, trains, measures the reward before and after."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ MEASURED_BATCH = 1_000_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images."""
+    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images; updates done."""
 
     checkpoint: Path
+    updates: int
     reward_before: float
     reward_before_std: float
     reward_after: float
@@ -79,7 +81,8 @@ def reinforce(plan: Plan, folder: Path) -> Outcome:
         best = last / "best.safetensors"
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)
-    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
+    updates = json.loads((last / "progress.json").read_text())["step"]
+    return Outcome(final, updates, before.mean().item(), before.std().item(), after.mean().item())
 
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:

@@ -7,10 +7,8 @@ from typing import Any
 
 import deepspeed
 import numpy as np
-import ray
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.engine import whole_parameters
@@ -18,12 +16,10 @@ from actors.gsim import GSIMRun, ScoreMatcher
 from actors.learner import Learner
 from actors.pool import Crew, Feed, WorkerLostError
 from actors.shares import Share, flow_metrics, joined, split
+from actors.watch import Watch
 from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
-from marval_ray.files import atomic_path
 from marval_ray.flat_weights import DTYPES, pack
-from marval_ray.guard import Guard
 from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
-from marval_ray.metrics import Scores
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
 from marval_ray.replay import replay_apart, replay_chain
@@ -91,8 +87,7 @@ class RLLearner(Learner):
         self.feed: Feed | None = None
         if self.rank == 0:
             self.feed = Feed(crew, rl, plan.learner.batch * self.world, plan.model.num_classes, plan.seed)
-        self.guard: Guard | None = None
-        self.best: dict[str, Tensor] = {}
+        self.watch = Watch(plan.guard, crew.judge) if crew.judge is not None and self.rank == 0 else None
         self.scale: tuple[float, float] | None = None
         """Mean and standard deviation of the scores of the first batch."""
 
@@ -107,9 +102,8 @@ class RLLearner(Learner):
             return
         self.feed.begin(step, weights)
         self.delivered = time.perf_counter()
-        if self.crew.judge is not None and self.guard is None:
-            self.guard = Guard(self.plan.guard, self._judged())
-            self.best = self._average()
+        if self.watch is not None:
+            self.watch.begin(self._average())
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Update number `step` on batch `step`; then publish, and at times ask the judge."""
@@ -230,27 +224,19 @@ class RLLearner(Learner):
         with whole_parameters(self.student, self.student.module.mar) as parameters:
             return pack(parameters, version, DTYPES[self.plan.rl.weight_dtype]) if self.rank == 0 else None
 
-    def _judged(self) -> Scores:
-        """Held-out scores of the averaged student (rank 0)."""
-        judge: Any = self.crew.judge
-        return ray.get(judge.look.remote(ray.put(pack(self._average(), 0, torch.float32))))
-
     def _average(self) -> dict[str, Tensor]:
         """A copy of the averaged student (rank 0)."""
         assert self.ema is not None
         return {name: value.clone() for name, value in self.ema.shadow.items()}
 
     def _look(self, step: int) -> dict[str, float]:
-        """Every `guard.every` updates: ask the judge, remember the best, stop or go back. The same on all ranks."""
+        """Every `guard.every` updates: ask the judge, then stop or go back if it must be. The same on all ranks."""
         guard = self.plan.guard
         if self.crew.judge is None or step % guard.every:
             return {}
         told: list[Any] = [None]
-        if self.guard is not None:
-            scores = self._judged()
-            if self.guard.look(step, scores):
-                self.best = self._average()
-            told = [(asdict(scores), self.guard.exhausted)]
+        if self.watch is not None:
+            told = [self.watch.look(step, self._average())]
         if self.world > 1:
             dist.broadcast_object_list(told, src=0)
         scores, exhausted = told[0]
@@ -258,45 +244,34 @@ class RLLearner(Learner):
             self.done = True
         elif exhausted:
             self._roll_back()
-        return {f"held_out/{name}": float(value) for name, value in scores.items()}
+        return {f"held_out/{name}": float(value) for name, value in asdict(scores).items()}
 
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""
-        told: list[Any] = [self.best]
+        told: list[Any] = [None]
+        if self.watch is not None:
+            told = [self.watch.best]
         if self.world > 1:
             dist.broadcast_object_list(told, src=0)
         for name, parameter in self.student.module.mar.named_parameters():
             deepspeed.utils.safe_set_full_fp32_param(parameter, told[0][name].to(self.device))
         if self.ema is not None:
-            self.ema.load_state_dict({"updates": self.ema.updates, "shadow": self.best})
-        if self.guard is not None:
-            self.guard.outside = 0
+            self.ema.load_state_dict({"updates": self.ema.updates, "shadow": told[0]})
         self.lr_scale *= 0.5
 
     def save(self, folder: Path, step: int) -> None:
         super().save(folder, step)
-        if self.best:
-            with atomic_path(folder / "best.safetensors") as temporary:
-                save_file(self.best, temporary)
+        if self.watch is not None:
+            self.watch.save(folder)
 
     def load(self, folder: Path) -> int:
-        step = super().load(folder)
-        if self.rank == 0 and (folder / "best.safetensors").exists():
-            self.best = load_file(folder / "best.safetensors")
-        return step
+        if self.watch is not None:
+            self.watch.load(folder)
+        return super().load(folder)
 
     def extra_state(self) -> dict[str, Any]:
-        guard = None if self.guard is None else {
-            "start": asdict(self.guard.start), "best": asdict(self.guard.best),
-            "best_step": self.guard.best_step, "outside": self.guard.outside,
-        }  # fmt: skip
-        return {"scale": self.scale, "guard": guard, "lr_scale": self.lr_scale, "done": self.done}
+        return {"scale": self.scale, "lr_scale": self.lr_scale, "done": self.done}
 
     def load_extra_state(self, progress: dict[str, Any]) -> None:
         self.lr_scale, self.done = progress["lr_scale"], progress["done"]
         self.scale = None if progress["scale"] is None else tuple(progress["scale"])
-        state = progress["guard"]
-        if self.rank == 0 and state is not None:
-            self.guard = Guard(self.plan.guard, Scores(**state["start"]))
-            self.guard.best = Scores(**state["best"])
-            self.guard.best_step, self.guard.outside = state["best_step"], state["outside"]

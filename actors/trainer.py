@@ -141,8 +141,11 @@ def train_loop(config: dict) -> None:
     if chief:
         ray.get(recorder.begin.remote(step))
 
+    seconds, began = run.learner.seconds, time.monotonic()
+
     def stopping() -> bool:
-        asked = torch.tensor(float(chief and ray.get(recorder.stopping.remote())), device=learner.device)
+        over = seconds is not None and time.monotonic() - began > seconds
+        asked = torch.tensor(float(chief and (over or ray.get(recorder.stopping.remote()))), device=learner.device)
         dist.all_reduce(asked)
         return bool(asked)
 

@@ -108,6 +108,8 @@ class LearnerConfig:
 
     steps: int = 75_000
     """Updates of the student; 75,000 of 512 images are the paper's 30 epochs."""
+    seconds: float | None = None
+    """End after so many seconds of updates even if some are left, with a checkpoint; counted anew in a resumed run."""
     batch: int = 64
     """Images a worker and update."""
     lr: float = 5e-6

@@ -5,7 +5,8 @@ within a class, recall) of fixed seeds are taken at times; outside its band the 
 these scores is the result.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from marval_ray.config import GuardConfig
 from marval_ray.metrics import Scores
@@ -37,6 +38,17 @@ class Guard:
     def exhausted(self) -> bool:
         """Whether the scores have been outside their bands for `patience` looks in a row."""
         return self.outside >= self.config.patience
+
+    def state(self) -> dict[str, Any]:
+        """For JSON; `Guard.of` reads it."""
+        return {"start": asdict(self.start), "best": asdict(self.best), "best_step": self.best_step, "outside": self.outside}
+
+    @classmethod
+    def of(cls, config: GuardConfig, state: dict[str, Any]) -> "Guard":
+        """The guard whose `state` this is."""
+        guard = cls(config, Scores(**state["start"]))
+        guard.best, guard.best_step, guard.outside = Scores(**state["best"]), state["best_step"], state["outside"]
+        return guard
 
     def complaints(self, scores: Scores) -> list[str]:
         """What is outside its band."""

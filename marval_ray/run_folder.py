@@ -10,7 +10,7 @@ from marval_ray.assets_index import portable
 from marval_ray.files import write_json
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
-    f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "log_every", "checkpoint_every")
+    f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")
 }
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
 OWN = (

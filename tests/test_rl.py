@@ -163,13 +163,13 @@ def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path, action):
     tmp_path.joinpath("run").mkdir()
     with hired(plan) as crew:
         last = train(RLRun(plan, crew), tmp_path / "run", "rl")
-        progress = json.loads((last / "progress.json").read_text())
+        progress, guard_state = (json.loads((last / name).read_text()) for name in ("progress.json", "guard.json"))
         best = pack(load_file(last / "best.safetensors"), 0, torch.float32)
         judged = ray.get(crew.judge.look.remote(best))
-    assert judged.fd == pytest.approx(progress["guard"]["best"]["fd"], rel=1e-4)
-    assert judged.fd <= progress["guard"]["start"]["fd"]
+    assert judged.fd == pytest.approx(guard_state["best"]["fd"], rel=1e-4)
+    assert judged.fd <= guard_state["start"]["fd"]
     looks = [row["held_out/fd"] for row in metrics(tmp_path / "run") if "held_out/fd" in row]
-    assert max(looks) > progress["guard"]["start"]["fd"]
+    assert max(looks) > guard_state["start"]["fd"]
     if action == "stop":
         assert progress["step"] < steps and progress["done"]
     else:

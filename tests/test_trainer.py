@@ -46,8 +46,9 @@ def largest_gap(a: dict, b: dict) -> float:
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
     whole = trained(run, tmp_path / "whole")
-    half = replace(run, learner=replace(run.learner, steps=2))
-    trained(half, tmp_path / "parts")
+    trained(with_learner(run, steps=2), tmp_path / "parts")
+    trained(with_learner(run, seconds=0.0), tmp_path / "parts")
+    assert [row["step"] for row in read_metrics(tmp_path / "parts" / "metrics.jsonl")] == [1, 2, 3]
     assert largest_gap(whole, trained(run, tmp_path / "parts")) == 0
     rows = read_metrics(tmp_path / "parts" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

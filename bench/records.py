@@ -1,0 +1,72 @@
+"""Runs of jobs/distill.py, whose summaries are kept beside the settings that gave them."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from marval_ray.assets_index import portable
+from marval_ray.config import PRESETS
+from marval_ray.files import write_json
+
+JOB = Path(__file__).parent.parent / "jobs/distill.py"
+DEFAULT = PRESETS["tiny"]
+PARTS = {"gsim": ("model", "gsim", "learner"), "rl": ("model", "gsim", "rl", "rl_learner", "guard")}
+"""Parts of the configuration on which a stage's figures depend."""
+
+Summary = dict[str, Any]
+Settings = dict[str, Any]
+"""Values by the name of their option."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """`path`: the JSON file that keeps them; `out`: a folder for the runs."""
+
+    path: Path
+    out: Path
+
+    def measure(self, name: str, stage: str, options: Settings) -> Summary:
+        """The summary of a run with `options`, from the records when they have one of the same settings."""
+        records = json.loads(self.path.read_text()) if self.path.exists() else {}
+        wanted = json.loads(json.dumps(settings(stage, options), default=portable))
+        if name not in records or records[name]["settings"] != wanted:
+            records[name] = {"settings": wanted, "summary": distil(self.out / name, stage, options)}
+            write_json(self.path, records)
+        return records[name]["summary"]
+
+    def variants(self, prefix: str, stage: str, shared: Settings, variants: dict[str, Settings]) -> dict[str, Summary]:
+        """Summaries of runs with `shared` and each one's own options, by the variant's title."""
+        return {title: self.measure(f"{prefix}-{slug(title)}", stage, shared | own) for title, own in variants.items()}
+
+
+def slug(title: str) -> str:
+    """A file name of it."""
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in title)
+
+
+def settings(stage: str, options: Settings) -> Settings:
+    """All that a run's figures depend on: the default with `options`, by dotted name."""
+    default = {f"{part}.{key}": value for part in PARTS[stage] for key, value in asdict(getattr(DEFAULT, part)).items()}
+    return default | {"seed": 0} | options
+
+
+def distil(out: Path, stage: str, options: Settings) -> Summary:
+    """The summary of a run in `out`; an interrupted one goes on."""
+    flags = [text for name, value in options.items() for text in (f"--{name}", *words(value))]
+    print(out, *flags, flush=True)
+    began = time.monotonic()
+    if (out / "config.json").exists() and not (out / "summary.json").exists():
+        flags += ["--resume"]
+    else:
+        flags += ["--overwrite"]
+    subprocess.run([sys.executable, JOB, "--out", out, "--stages", stage, *flags], check=True)
+    print(f"{time.monotonic() - began:.0f} s", flush=True)
+    return json.loads((out / "summary.json").read_text())
+
+
+def words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]

@@ -1,0 +1,101 @@
+"""Tables of docs/results.md and the README, from summaries of runs."""
+
+from statistics import mean, stdev
+
+from records import Summary
+
+from marval_ray.evaluation import Row
+
+LABELS = (("fd", ".2f"), ("accuracy", ".3f"), ("diversity", ".3f"))
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [heads, ["--"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def over(runs: list[Summary], name: str, form: str) -> str:
+    """Mean ± standard deviation over runs."""
+    values = [run[name] for run in runs]
+    spread = f" ± {stdev(values):{form}}" if len(set(values)) > 1 else ""
+    return f"{mean(values):{form}}{spread}"
+
+
+def student_rows(run: Summary) -> dict[int, Row]:
+    """By number of loops."""
+    return {row["n_ar"]: row for row in run["loops"] if row["model"] == "student"}
+
+
+def headline(seeds: list[Summary]) -> str:
+    first = seeds[0]
+    n_ar = first["student_n_ar"]
+    best = ", ".join(sorted({f"{run['student_best_n_ar']}" for run in seeds}))
+    kinds = [
+        ("Teacher, its best setting", f"{first['teacher_n_ar']} loops x 100 steps", "teacher", ""),
+        ("Student before GSIM", f"{n_ar} loops x 1 step", "student", "_before"),
+        ("Student", f"{n_ar} loops x 1 step", "student", ""),
+        ("Student, its best N_AR", f"{best} loops x 1 step", "student_best", ""),
+    ]
+    rows = [
+        [title, sampling, *(over(seeds, f"{name}_{key}{suffix}", form) for key, form in LABELS)]
+        for title, sampling, name, suffix in kinds
+    ]
+    return "\n".join(
+        [
+            table(["", "sampling", "FD", "accuracy", "diversity"], rows),
+            "",
+            f"* FD of the student over the teacher's best: {over(seeds, 'fd_ratio', '.2f')} with {n_ar} loops, "
+            f"{best_ratio(seeds)} at its best.",
+            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(seeds)}",
+            f"* GSIM took {over(seeds, 'seconds_gsim', '.0f')} s.",
+        ]
+    )
+
+
+def best_ratio(seeds: list[Summary]) -> str:
+    return over([{"ratio": run["student_best_fd"] / run["teacher_fd"]} for run in seeds], "ratio", ".2f")
+
+
+def speed_up(seeds: list[Summary]) -> str:
+    reached = [run for run in seeds if "speed_up" in run]
+    if not reached:
+        at_best = [{"x": run["student_best_images_per_second"] / run["teacher_images_per_second"]} for run in seeds]
+        return f"none is as good as that; at its best N_AR the student is {over(at_best, 'x', '.0f')} times as fast (batch 64)."
+    loops = ", ".join(str(run["speed_up_n_ar"]) for run in reached)
+    note = "" if len(reached) == len(seeds) else f"; {len(seeds) - len(reached)} of {len(seeds)} seeds have none"
+    return f"{over(reached, 'speed_up', '.0f')} times, at N_AR = {loops}{note} (batch 64, timed in the same run)."
+
+
+def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
+    teacher = {row["n_ar"]: row for row in teacher_rows}
+    by_seed = [student_rows(run) for run in seeds]
+    lines = []
+    for n in by_seed[0]:
+        rows, t = [rows[n] for rows in by_seed], teacher.get(n)
+        left = [f"{t['fd']:.2f}", f"{t['accuracy']:.3f}", f"{t['images_per_second']:.1f}"] if t else [""] * 3
+        speed = f"{mean(row['images_per_second'] for row in rows):.0f}"
+        lines.append([str(n), *left, over(rows, "fd", ".2f"), over(rows, "accuracy", ".3f"), speed])
+    return table(["N_AR", "teacher FD", "accuracy", "images/s", "student FD", "accuracy", "images/s"], lines)
+
+
+def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:
+    lines = []
+    for title, run in variants.items():
+        rows = student_rows(run)
+        cells = [f"{rows[n][key]:{form}}" for n in loops for key, form in LABELS]
+        lines.append([title, *cells, f"{run['seconds_gsim']:.0f}"])
+    heads = [head for n in loops for head in (f"FD, {n} loops", "accuracy", "diversity")]
+    return table(["change", *heads, "GSIM seconds"], lines)
+
+
+def rl_table(variants: dict[str, list[Summary]]) -> str:
+    """Of runs of one variant the mean ± standard deviation; the reward in standard deviations of the scores before RL."""
+    lines = []
+    for title, runs in variants.items():
+        gains = [{"gain": (run["reward_after"] - run["reward_before"]) / run["reward_before_std"]} for run in runs]
+        cells = [over(runs, f"{key}_after_rl", form) for key, form in LABELS]
+        lines.append([title, over(gains, "gain", ".2f"), *cells, over(runs, "updates", ".0f")])
+    first = next(iter(variants.values()))[0]
+    before = ["before RL", "0", *(f"{first[f'student_{key}']:{form}}" for key, form in LABELS), "0"]
+    return table(["change", "reward", "FD", "accuracy", "diversity", "updates"], [before, *lines])
