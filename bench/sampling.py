@@ -82,7 +82,8 @@ def loop_flops(c: ModelConfig, loop: Loop, guided: bool, head_calls: int) -> int
     encoder = c.encoder_depth * block(c.encoder_width, c.buffer_size + known, c.buffer_size + known)
     encoder += known * c.token_channels * c.encoder_width
     decoder = (c.buffer_size + known) * c.encoder_width * c.decoder_width
-    decoder += c.decoder_depth * block(c.decoder_width, length, length)
+    decoder += (c.decoder_depth - 1) * block(c.decoder_width, length, length)
+    decoder += block(c.decoder_width, length, predicted)  # the last one
     w = c.head_width
     token = c.head_depth * 5 * w * w + 2 * w * w + 3 * c.token_channels * w
     head = rows * predicted * (head_calls * token + c.decoder_width * w) + head_calls * (TIME_FEATURES * w + w * w)

@@ -23,8 +23,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, rows_BP: Tensor | None = None) -> Tensor:
+        """Of the positions `rows_BP` (by default of all) to all."""
         q, k, v = self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if rows_BP is not None:
+            q = q.take_along_dim(rows_BP[:, None, :, None], dim=2)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -48,9 +51,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, int(width * mlp_ratio))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        x_BTC = x_BTC + self.attn(self.norm1(x_BTC))
-        return x_BTC + self.mlp(self.norm2(x_BTC))
+    def forward(self, x_BTC: Tensor, rows_BP: Tensor | None = None) -> Tensor:
+        """The positions `rows_BP` (by default all) after this block."""
+        attended = self.attn(self.norm1(x_BTC), rows_BP)
+        x_BPC = (x_BTC if rows_BP is None else gather_tokens(x_BTC, rows_BP)) + attended
+        return x_BPC + self.mlp(self.norm2(x_BPC))
 
 
 class DiffusionLoss(nn.Module):
@@ -133,9 +138,10 @@ class MAR(nn.Module):
         tokens = self.mask_token.to(embedded.dtype).expand(len(known), length, -1)
         tokens = tokens.scatter(1, known[..., None].expand(-1, -1, embedded.shape[-1]), embedded[:, b:])
         x = torch.cat([embedded[:, :b], tokens], dim=1) + self.decoder_pos_embed_learned
-        for block in self.decoder_blocks:
+        *first, last = self.decoder_blocks
+        for block in first:
             x = block(x)
-        z = self.decoder_norm(gather_tokens(x[:, b:], wanted))
+        z = self.decoder_norm(last(x, wanted + b))  # nobody looks at the others
         return z + self.diffusion_pos_embed_learned[0][wanted]
 
     def forward(
