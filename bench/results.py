@@ -24,13 +24,11 @@ from marval_ray.files import atomic_path
 
 GSIM: dict[str, Settings] = {
     "default": {},
-    "w = 1.2": {"gsim.w": 1.2},
     "w = 1.35": {"gsim.w": 1.35},
     "w = 2": {"gsim.w": 2.0},
     "k = 1": {"gsim.k": 1.0},
     "k = 0": {"gsim.k": 0.0},
     "t* = 200": {"model.student_timestep": 200},
-    "t* = 500": {"model.student_timestep": 500},
     "t* = 600": {"model.student_timestep": 600},
     "2 auxiliary updates": {"gsim.auxiliary_updates": 2},
     "lambda = sigma": {"gsim.weighting": "sigma"},
