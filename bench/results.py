@@ -151,7 +151,7 @@ images. Teacher figures: `{teacher_command}`; of the guidance scales and schedul
 
 ## One diffusion step a token against the teacher's hundred
 
-{samples} samples, {seeds} training seeds (mean ± standard deviation), {steps} updates.
+{samples} samples, {seeds} training seeds (mean ± standard deviation; of times and speeds the median), {steps} updates.
 
 {headline}
 

@@ -1,6 +1,6 @@
 """Tables of docs/results.md and the README, from summaries of runs."""
 
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from records import Summary
 
@@ -27,43 +27,44 @@ def student_rows(run: Summary) -> dict[int, Row]:
     return {row["n_ar"]: row for row in run["loops"] if row["model"] == "student"}
 
 
+def best_loops(seeds: list[Summary]) -> int:
+    """The number of loops with the lowest mean FD."""
+    by_seed = [student_rows(run) for run in seeds]
+    return min(by_seed[0], key=lambda n: mean(rows[n]["fd"] for rows in by_seed))
+
+
 def headline(seeds: list[Summary]) -> str:
-    first = seeds[0]
-    n_ar = first["student_n_ar"]
-    best = ", ".join(sorted({f"{run['student_best_n_ar']}" for run in seeds}))
+    first, n = seeds[0], best_loops(seeds)
+    most = first["student_n_ar"]
+    at_best = [{f"best_{key}": value for key, value in student_rows(run)[n].items()} for run in seeds]
+    runs = [run | row for run, row in zip(seeds, at_best)]
     kinds = [
-        ("Teacher, its best setting", f"{first['teacher_n_ar']} loops x 100 steps", "teacher", ""),
-        ("Student before GSIM", f"{n_ar} loops x 1 step", "student", "_before"),
-        ("Student", f"{n_ar} loops x 1 step", "student", ""),
-        ("Student, its best N_AR", f"{best} loops x 1 step", "student_best", ""),
+        ("Teacher, its best setting", f"{first['teacher_n_ar']} loops x 100 steps", "teacher_{}"),
+        ("Student before GSIM", f"{most} loops x 1 step", "student_{}_before"),
+        ("Student", f"{most} loops x 1 step", "student_{}"),
+        ("Student, its best N_AR", f"{n} loops x 1 step", "best_{}"),
     ]
-    rows = [
-        [title, sampling, *(over(seeds, f"{name}_{key}{suffix}", form) for key, form in LABELS)]
-        for title, sampling, name, suffix in kinds
-    ]
+    rows = [[title, sampling, *(over(runs, name.format(key), form) for key, form in LABELS)] for title, sampling, name in kinds]
+    ratios = [{"ratio": run["best_fd"] / run["teacher_fd"]} for run in runs]
     return "\n".join(
         [
             table(["", "sampling", "FD", "accuracy", "diversity"], rows),
             "",
-            f"* FD of the student over the teacher's best: {over(seeds, 'fd_ratio', '.2f')} with {n_ar} loops, "
-            f"{best_ratio(seeds)} at its best.",
-            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(seeds)}",
-            f"* GSIM took {over(seeds, 'seconds_gsim', '.0f')} s.",
+            f"* FD of the student over the teacher's best: {over(runs, 'fd_ratio', '.2f')} with {most} loops, "
+            f"{over(ratios, 'ratio', '.2f')} with {n}.",
+            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(runs)}",
+            f"* GSIM took {median(run['seconds_gsim'] for run in runs):.0f} s.",
         ]
     )
 
 
-def best_ratio(seeds: list[Summary]) -> str:
-    return over([{"ratio": run["student_best_fd"] / run["teacher_fd"]} for run in seeds], "ratio", ".2f")
-
-
-def speed_up(seeds: list[Summary]) -> str:
-    reached = [run for run in seeds if "speed_up" in run]
+def speed_up(runs: list[Summary]) -> str:
+    reached = [run for run in runs if "speed_up" in run]
     if not reached:
-        at_best = [{"x": run["student_best_images_per_second"] / run["teacher_images_per_second"]} for run in seeds]
-        return f"none is as good as that; at its best N_AR the student is {over(at_best, 'x', '.0f')} times as fast (batch 64)."
+        times = median(run["best_images_per_second"] / run["teacher_images_per_second"] for run in runs)
+        return f"none is as good as that; with {runs[0]['best_n_ar']} loops the student is {times:.0f} times as fast (batch 64)."
     loops = ", ".join(str(run["speed_up_n_ar"]) for run in reached)
-    note = "" if len(reached) == len(seeds) else f"; {len(seeds) - len(reached)} of {len(seeds)} seeds have none"
+    note = "" if len(reached) == len(runs) else f"; {len(runs) - len(reached)} of {len(runs)} seeds have none"
     return f"{over(reached, 'speed_up', '.0f')} times, at N_AR = {loops}{note} (batch 64, timed in the same run)."
 
 
@@ -74,7 +75,7 @@ def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
     for n in by_seed[0]:
         rows, t = [rows[n] for rows in by_seed], teacher.get(n)
         left = [f"{t['fd']:.2f}", f"{t['accuracy']:.3f}", f"{t['images_per_second']:.1f}"] if t else [""] * 3
-        speed = f"{mean(row['images_per_second'] for row in rows):.0f}"
+        speed = f"{median(row['images_per_second'] for row in rows):.0f}"
         lines.append([str(n), *left, over(rows, "fd", ".2f"), over(rows, "accuracy", ".3f"), speed])
     return table(["N_AR", "teacher FD", "accuracy", "images/s", "student FD", "accuracy", "images/s"], lines)
 
