@@ -87,7 +87,8 @@ def main(config: Config) -> None:
     for name in ("grid.png", "losses.png") if first.exists() else ():
         shutil.copy(first / name, pictures / name)
     report.plot_loops(pictures / "loops.png", teacher_rows(config) + list(tables.student_rows(seeds[0]).values()))
-    sections = [gsim_section(config, records)] * config.ablation + [rl_section(config, records)] * config.rl
+    wanted = (gsim_section,) * config.ablation + (rl_section,) * config.rl
+    sections = [section(config, records) for section in wanted]
     write(config.document, document(config, seeds, sections))
     before, rest = config.readme.read_text().split(BEGIN)
     write(config.readme, f"{before}{BEGIN}{tables.headline(seeds)}\n{END}{rest.split(END)[1]}")
