@@ -58,7 +58,7 @@ class Config:
     """Of the RL stage."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
-    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim"
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim,rl"
     student: Path | None = None
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
@@ -96,14 +96,14 @@ def main(config: Config) -> None:
     if "gsim" in config.stages:
         figures.before(first)
         _, extra["seconds_gsim"] = timed(distil, config, student)
-        figures.after(load_model(student, config.model))
+        figures.distilled(load_model(student, config.model), final="rl" not in config.stages)
     else:
         figures.before_rl(first)
     if "rl" in config.stages:
         outcome, extra["seconds_rl"] = timed(reinforce, plan, config.out)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
-        figures.after_rl(load_model(student, config.model))
+        figures.reinforced(load_model(student, config.model))
     save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
     metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
