@@ -31,7 +31,7 @@ from marval_ray import assets_index, cli
 from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
-from marval_ray.prompts import class_prompts, read_prompts
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.weights import load_model, read_state, save_weights
@@ -131,7 +131,9 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     if config.prompts is not None:
         return tuple(read_prompts(config.prompts, config.model.num_classes))
     names = config.figures.class_names
-    if "rl" in config.stages and len(names) != config.model.num_classes:
+    if not names and config.model.num_classes == 1000:
+        names = imagenet_names()
+    if len(names) != config.model.num_classes:
         raise ValueError(f"RL needs a prompt for each of {config.model.num_classes} classes: give --prompts FILE")
     return tuple(class_prompts(names))
 
