@@ -30,7 +30,7 @@ class Outcome:
     """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images; updates done."""
 
     checkpoint: Path
-    updates: int
+    rl_updates: int
     reward_before: float
     reward_before_std: float
     reward_after: float

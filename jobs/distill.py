@@ -31,7 +31,7 @@ from marval_ray import assets_index, cli
 from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
-from marval_ray.prompts import class_prompts, read_prompts
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.weights import load_model, read_state, save_weights
@@ -58,7 +58,7 @@ class Config:
     """Of the RL stage."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
-    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim"
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim,rl"
     student: Path | None = None
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
@@ -96,14 +96,14 @@ def main(config: Config) -> None:
     if "gsim" in config.stages:
         figures.before(first)
         _, extra["seconds_gsim"] = timed(distil, config, student)
-        figures.after(load_model(student, config.model))
+        figures.distilled(load_model(student, config.model), final="rl" not in config.stages)
     else:
         figures.before_rl(first)
     if "rl" in config.stages:
         outcome, extra["seconds_rl"] = timed(reinforce, plan, config.out)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
-        figures.after_rl(load_model(student, config.model))
+        figures.reinforced(load_model(student, config.model))
     save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
     metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
@@ -131,7 +131,9 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     if config.prompts is not None:
         return tuple(read_prompts(config.prompts, config.model.num_classes))
     names = config.figures.class_names
-    if "rl" in config.stages and len(names) != config.model.num_classes:
+    if not names and config.model.num_classes == 1000:
+        names = imagenet_names()
+    if len(names) != config.model.num_classes:
         raise ValueError(f"RL needs a prompt for each of {config.model.num_classes} classes: give --prompts FILE")
     return tuple(class_prompts(names))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marval_ray import assets_index, report
-from marval_ray.evaluation import Row, best, fastest, images_per_second, measure, measure_loops
+from marval_ray.evaluation import Row, best, fastest, images_per_second, measure_loops
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files import write_json
 from marval_ray.generate import Generation, class_labels, student_generation
@@ -77,6 +77,7 @@ class FiguresConfig:
         return list(names[: self.grid_classes])
 
 
+SCORES = ("fd", "accuracy", "diversity")
 CURVES = {
     "gsim": ("losses.png", "GSIM: losses; lines are running means."),
     "rl": ("rl.png", "RL: reward, held-out figures and flow; lines are running means."),
@@ -85,7 +86,7 @@ CURVES = {
 
 
 class Figures:
-    """Collects a run's figures in `folder`: `before` and `after` training, then `write`."""
+    """Collects a run's figures in `folder`: `before`, `distilled`, `reinforced`, then `write`."""
 
     def __init__(self, config: FiguresConfig, vae: Path, folder: Path):
         self.config, self.folder = config, folder
@@ -107,7 +108,7 @@ class Figures:
         if self.evaluator is None:
             return
         labels = class_labels(teacher.config.num_classes, self.config.samples)
-        row, _ = measure("student before", student, labels, self.config.seed, self.evaluator)
+        (row,) = measure_loops("student before", student, labels, self.config.seed, self.evaluator, self.config.loops[-1:])
         self.summary |= scores("student", row, "_before")
         if self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
@@ -115,36 +116,38 @@ class Figures:
             speed = images_per_second(replace(generation, loops=row["n_ar"]), teacher.config.num_classes)
             self.summary |= scores("teacher", row | {"images_per_second": speed}) | {"teacher_n_ar": row["n_ar"]}
 
-    def after(self, student: MAR) -> None:
-        """Pictures and scores of the distilled student, at each number of loops."""
-        generation = self._student(student.to(self.device))
-        self._draw("student after", generation)
-        if self.evaluator is None:
-            return
-        labels = class_labels(student.config.num_classes, self.config.samples)
-        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
-        top = best(rows)
-        self.summary |= scores("student", rows[-1]) | {"student_n_ar": rows[-1]["n_ar"]}
-        self.summary |= scores("student_best", top) | {"student_best_n_ar": top["n_ar"]}
-        self.student_rows = rows
-        if self.teacher_rows:
-            self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
+    def distilled(self, student: MAR, final: bool) -> None:
+        """Pictures and scores of the distilled student, at each number of loops if no stage follows."""
+        self.summary |= scores("student", self._after("student after", student, final))
 
     def before_rl(self, student: MAR) -> None:
         """Pictures and scores of a student that RL starts from, when it was not distilled in this run."""
-        generation = self._student(student.to(self.device))
-        self._draw("student before RL", generation)
-        if self.evaluator is not None:
-            self.summary |= scores("student", self._headline("student", generation))
+        self.summary |= scores("student", self._after("student before RL", student, final=False))
 
-    def after_rl(self, student: MAR) -> None:
-        """Pictures and scores of the student after RL, at the headline's number of loops."""
+    def reinforced(self, student: MAR) -> None:
+        """Pictures and scores of the student after RL, at each number of loops."""
+        row = self._after("student after RL", student, final=True)
+        self.summary |= {f"{key}_after_rl": value for key, value in row.items() if key in SCORES}
+
+    def _after(self, title: str, student: MAR, final: bool) -> Row:
+        """Draw pictures; the scores at the most loops, {} without an evaluator."""
         generation = self._student(student.to(self.device))
-        self._draw("student after RL", generation)
-        if self.evaluator is not None:
-            row = self._headline("student after RL", generation)
-            self.student_rows = [*self.student_rows, row]
-            self.summary |= {f"{key}_after_rl": row[key] for key in ("fd", "accuracy", "diversity")}
+        self._draw(title, generation)
+        if self.evaluator is None:
+            return {}
+        labels = class_labels(student.config.num_classes, self.config.samples)
+        loops = self.config.loops if final else self.config.loops[-1:]
+        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, loops)
+        if final:
+            self._compare(rows)
+        return rows[-1]
+
+    def _compare(self, rows: list[Row]) -> None:
+        """The final student's best number of loops, and how it stands against the teacher."""
+        self.student_rows = rows
+        self.summary |= scores("student_best", best(rows)) | {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
+        if "teacher_fd" in self.summary:
+            self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
 
     def write(self, config: dict[str, Any], metrics: dict[str, list[dict[str, float]]], extra: dict[str, float]) -> None:
         """summary.json, the pictures and report.html. `metrics` are the rows of each stage's metrics file."""
@@ -163,11 +166,6 @@ class Figures:
             pictures.append((CURVES[stage][1], path))
         report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
 
-    def _headline(self, name: str, generation: Generation) -> Row:
-        assert self.evaluator is not None
-        labels = class_labels(generation.model.config.num_classes, self.config.samples)
-        return measure(name, generation, labels, self.config.seed, self.evaluator)[0]
-
     def _student(self, model: MAR) -> Generation:
         return student_generation(model, self.vae, self.config.loops[-1], self.config.batch)
 
@@ -181,7 +179,7 @@ class Figures:
 
 def scores(name: str, row: Row, suffix: str = "") -> dict[str, float]:
     """The figures of `row` under stable names."""
-    return {f"{name}_{key}{suffix}": row[key] for key in ("fd", "accuracy", "diversity", "images_per_second")}
+    return {f"{name}_{key}{suffix}": row[key] for key in (*SCORES, "images_per_second") if key in row}
 
 
 def compare(student: list[Row], fd: float, speed: float) -> dict[str, float]:

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchvision.models import ResNet50_Weights
+
 TEMPLATE = "A harmonious and high quality image of {}"
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Names of ImageNet's 1,000 classes in the order of their folders, which is that of MAR's labels."""
+    return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def class_prompts(names: Sequence[str], template: str = TEMPLATE) -> list[str]:

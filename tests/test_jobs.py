@@ -20,10 +20,15 @@ from marval_ray.config import PRESETS
 from marval_ray.weights import load_model, read_state
 
 DISTILL = "jobs/distill.py"
-SHORT = (
-    "--stages", "gsim", "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
+QUICK = (
+    "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
     "--figures.teacher", "None", "--figures.samples", 20, "--figures.loops", 1, 2, "--figures.per-class", 1,
     "--figures.sampler.steps", 2,
+)  # fmt: skip
+SHORT = ("--stages", "gsim", *QUICK)
+QUICK_RL = (
+    "--rl.loops", 2, "--rl.last", 2, "--rl-learner.batch", 4, "--rl-learner.checkpoint-every", 1, "--guard.every", 1,
+    "--guard.samples", 20, "--guard.loops", 2,
 )  # fmt: skip
 OUTPUTS = {
     "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
@@ -50,6 +55,20 @@ def test_distillation_writes_what_people_look_at(run_folder):
     student, teacher = load_model(run_folder / "student.safetensors"), load_model(assets_index.TEACHER)
     assert student.config == teacher.config
     assert any((a != b).any() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
+    both = (DISTILL, "--out", tmp_path / "run", *QUICK, *QUICK_RL, "--learner.steps", 2)
+    succeed(*both, "--rl-learner.steps", 2)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    figures = {"student_fd_before", "student_fd", "fd_after_rl", "accuracy_after_rl", "diversity_after_rl", "reward_before", "reward_after"}
+    assert figures <= summary.keys() and summary["rl_updates"] == 2
+    assert summary["fd_after_rl"] == summary["loops"][-1]["fd"]
+    pictures = {"rl.png", "metrics-rl.jsonl", "student_after_RL.png", "student.safetensors"}
+    assert OUTPUTS | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
+    succeed(*both, "--resume", "--rl-learner.steps", 3)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["rl_updates"] == 3
 
 
 def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):

@@ -10,6 +10,7 @@ from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImage
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from marval_ray.images import to_pixels, to_tensor
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import image_reward, load_reward
 from marval_ray.rewards.clip import CLIPReward
 from marval_ray.rewards.hps import HPSReward
@@ -216,3 +217,15 @@ def test_sums_and_plug_ins(clip_folder, monkeypatch, tmp_path):
 def test_errors_name_the_reward_and_the_cure(text, message):
     with pytest.raises(ValueError, match=message.replace("*", r"\*")):
         load_reward([text])
+
+
+def test_prompts_name_the_classes(tmp_path):
+    names = imagenet_names()
+    assert len(names) == 1000 and (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+    assert class_prompts(["bag"]) == ["A harmonious and high quality image of bag"]
+    with pytest.raises(ValueError, match="lacks {}"):
+        class_prompts(["bag"], "no place")
+    (tmp_path / "prompts.txt").write_text("a bag\n\na coat\n")
+    assert read_prompts(tmp_path / "prompts.txt", 2) == ["a bag", "a coat"]
+    with pytest.raises(ValueError, match="has 2 prompts, the model has 3 classes"):
+        read_prompts(tmp_path / "prompts.txt", 3)

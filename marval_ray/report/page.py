@@ -141,16 +141,22 @@ def cards(summary: dict[str, Any]) -> list[Card]:
         _score_card("Teacher, best setting", summary, "teacher", ""),
         _score_card("Student before", summary, "student", "_before"),
         _score_card("Student after", summary, "student", ""),
+        _rl_card(summary) if has("fd_after_rl") else None,
         _score_card("Student, best N_AR", summary, "student_best", ""),
     ]
+    if has("reward_after"):
+        gain = (summary["reward_after"] - summary["reward_before"]) / summary["reward_before_std"]
+        note = f"from {summary['reward_before']:.3g}, in standard deviations of an image's reward before"
+        found.append(Card("Reward", f"{gain:+.2f}", note))
     if has("fd_ratio"):
         found.append(Card("FD, student : teacher", f"{summary['fd_ratio']:.2f}", "below 1 the student is better"))
     if has("speed_up"):
         note = f"at N_AR = {summary['speed_up_n_ar']}, with no worse FD" if has("speed_up_n_ar") else "with no worse FD"
         found.append(Card("Faster than the teacher", f"{summary['speed_up']:.0f} ×", note))
     if has("seconds_total"):
-        note = f"distillation {minutes(summary['seconds_gsim'])}" if has("seconds_gsim") else "in all"
-        found.append(Card("Time", minutes(summary["seconds_total"]), note))
+        stages = {"seconds_gsim": "distillation", "seconds_rl": "RL"}
+        note = ", ".join(f"{title} {minutes(summary[key])}" for key, title in stages.items() if key in summary)
+        found.append(Card("Time", minutes(summary["seconds_total"]), note or "in all"))
     return [card for card in found if card]
 
 
@@ -161,6 +167,10 @@ def _score_card(heading: str, summary: dict[str, Any], model: str, when: str) ->
     notes = {f"{model}_accuracy{when}": "accuracy {:.3f}", f"{model}_n_ar{when}": "N_AR = {}"}
     note = ", ".join(form.format(summary[key]) for key, form in notes.items() if key in summary)
     return Card(heading, f"FD {summary[f'{model}_fd{when}']:.2f}", note)
+
+
+def _rl_card(summary: dict[str, Any]) -> Card:
+    return Card("Student after RL", f"FD {summary['fd_after_rl']:.2f}", f"accuracy {summary['accuracy_after_rl']:.3f}")
 
 
 def minutes(seconds: float) -> str:
