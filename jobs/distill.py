@@ -58,7 +58,7 @@ class Config:
     """Of the RL stage."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
-    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim,rl"
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim"
     student: Path | None = None
     """A student to start from, for --stages rl."""
     prompts: Path | None = None

@@ -27,8 +27,8 @@ QUICK = (
 )  # fmt: skip
 SHORT = ("--stages", "gsim", *QUICK)
 QUICK_RL = (
-    "--rl.loops", 2, "--rl.last", 2, "--rl-learner.batch", 4, "--rl-learner.checkpoint-every", 1, "--guard.every", 1,
-    "--guard.samples", 20, "--guard.loops", 2,
+    "--rl.rewards", "plugin:small_reward:Brightness", "--rl.loops", 2, "--rl.last", 2, "--rl-learner.batch", 4,
+    "--rl-learner.checkpoint-every", 1, "--guard.every", 1, "--guard.samples", 20, "--guard.loops", 2, "--guard.patience", 9,
 )  # fmt: skip
 OUTPUTS = {
     "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
@@ -59,15 +59,16 @@ def test_distillation_writes_what_people_look_at(run_folder):
 
 @pytest.mark.slow
 def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
-    both = (DISTILL, "--out", tmp_path / "run", *QUICK, *QUICK_RL, "--learner.steps", 2)
-    succeed(*both, "--rl-learner.steps", 2)
+    both = (DISTILL, "--stages", "gsim,rl", "--out", tmp_path / "run", *QUICK, *QUICK_RL, "--learner.steps", 2)
+    env = {"PYTHONPATH": str(ROOT / "tests")}
+    succeed(*both, "--rl-learner.steps", 2, env=env)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     figures = {"student_fd_before", "student_fd", "fd_after_rl", "accuracy_after_rl", "diversity_after_rl", "reward_before", "reward_after"}
     assert figures <= summary.keys() and summary["rl_updates"] == 2
     assert summary["fd_after_rl"] == summary["loops"][-1]["fd"]
     pictures = {"rl.png", "metrics-rl.jsonl", "student_after_RL.png", "student.safetensors"}
     assert OUTPUTS | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
-    succeed(*both, "--resume", "--rl-learner.steps", 3)
+    succeed(*both, "--resume", "--rl-learner.steps", 3, env=env)
     assert json.loads((tmp_path / "run/summary.json").read_text())["rl_updates"] == 3
 
 
