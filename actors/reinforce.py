@@ -1,6 +1,5 @@
 """The second stage as a whole: places the actors, trains, measures the reward before and after."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from actors.rl import Plan, RLRun, rollout_sampler
 from actors.rollout import RolloutWorker
 from actors.shares import joined
 from actors.trainer import resources, train
+from actors.watch import BEST
 from marval_ray.config import RLConfig
 from marval_ray.flat_weights import DTYPES, pack
 from marval_ray.weights import load_model
@@ -27,10 +27,9 @@ MEASURED_BATCH = 1_000_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images; updates done."""
+    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images."""
 
     checkpoint: Path
-    rl_updates: int
     reward_before: float
     reward_before_std: float
     reward_after: float
@@ -78,11 +77,10 @@ def reinforce(plan: Plan, folder: Path) -> Outcome:
     with hired(plan) as crew:
         before = reward_of(plan, crew, plan.student)
         last = train(RLRun(plan, crew), folder, "rl")
-        best = last / "best.safetensors"
+        best = last / BEST
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)
-    updates = json.loads((last / "progress.json").read_text())["step"]
-    return Outcome(final, updates, before.mean().item(), before.std().item(), after.mean().item())
+    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
 
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:

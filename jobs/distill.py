@@ -106,6 +106,8 @@ def main(config: Config) -> None:
         figures.reinforced(load_model(student, config.model))
     save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
     metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
+    if "rl" in metrics:
+        extra["rl_updates"] = metrics["rl"][-1]["step"]
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
     print(f"student: {config.out / 'student.safetensors'}\nreport:  {config.out / 'report.html'}")
 

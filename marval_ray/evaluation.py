@@ -12,7 +12,7 @@ from marval_ray.generate import Generation, class_labels
 from marval_ray.metrics import Evaluator
 
 Row = dict[str, Any]
-"""model, n_ar, fd, accuracy, diversity, samples, images_per_second."""
+"""model, n_ar, fd, accuracy, diversity, recall, samples, images_per_second."""
 
 
 def measure(

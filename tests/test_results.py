@@ -1,19 +1,15 @@
 """The tables of docs/results.md and the README say what docs/results.json holds."""
 
-import json
 import sys
-from pathlib import Path
 
 import pytest
+from commands import ROOT
 
-ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
 
 import records  # noqa: E402
 import results  # noqa: E402
 import tables  # noqa: E402
-
-KEPT = json.loads((ROOT / "docs/results.json").read_text())
 
 
 def test_documents_show_what_was_measured_with_the_settings_of_today(monkeypatch, tmp_path):
