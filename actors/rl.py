@@ -18,7 +18,7 @@ from actors.pool import Crew, Feed, WorkerLostError
 from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
-from marval_ray.flat_weights import DTYPES, pack
+from marval_ray.flat_weights import DTYPES, Packer
 from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
@@ -84,6 +84,7 @@ class RLLearner(Learner):
         if rl.drift_weight:
             self.initial = Student(load_model(plan.student, plan.model)).eval().requires_grad_(False).to(device)
         self.matcher = ScoreMatcher(plan.gsim, self) if rl.gsim_weight else None
+        self.pack = Packer(DTYPES[rl.weight_dtype])
         self.feed: Feed | None = None
         if self.rank == 0:
             self.feed = Feed(crew, rl, plan.learner.batch * self.world, plan.model.num_classes, plan.seed)
@@ -222,7 +223,7 @@ class RLLearner(Learner):
     def _weights(self, version: int) -> Weights | None:
         """The live student in one buffer (rank 0). Every rank calls this."""
         with whole_parameters(self.student, self.student.module.mar) as parameters:
-            return pack(parameters, version, DTYPES[self.plan.rl.weight_dtype]) if self.rank == 0 else None
+            return self.pack(parameters, version) if self.rank == 0 else None
 
     def _average(self) -> dict[str, Tensor]:
         """A copy of the averaged student (rank 0)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.pool import ObjectStore
 from marval_ray import cli
-from marval_ray.flat_weights import DTYPES, pack, unpack
+from marval_ray.flat_weights import DTYPES, Packer, unpack
 from marval_ray.types import Weights
 
 COPIES = 3
@@ -24,8 +24,9 @@ class Config:
     gigabytes: tuple[float, ...] = (0.4, 1.9)
     dtype: str = "bfloat16"
     tensors: int = 300
-    repeats: int = 5
-    """Of which the median counts, after one that warms up."""
+    repeats: int = 9
+    """Of which the median counts, after `warm_up` more: the first versions of a run touch fresh pages of the object store."""
+    warm_up: int = 4
 
 
 class Reader:
@@ -47,37 +48,32 @@ def parameters(sizes: list[int]) -> dict[str, Tensor]:
 def main(config: Config) -> None:
     for gigabytes in config.gigabytes:
         sizes = [int(gigabytes * 1e9 / 2 / config.tensors)] * config.tensors
-        sent, copied = handed_over(sizes, gigabytes, config), one_copy(sum(sizes), config)
+        sent, copied = measured(sizes, gigabytes, config)
         print(
-            f"{gigabytes} GB: handed over in {sent:.2f} s; one copy {copied:.2f} s; "
+            f"{gigabytes} GB: handed over in {sent:.3f} s; one copy {copied:.3f} s; "
             f"ratio to {COPIES} copies {sent / (COPIES * copied):.2f}"
         )
 
 
-def handed_over(sizes: list[int], gigabytes: float, config: Config) -> float:
-    """Seconds to hand parameters of `sizes` to an actor."""
-    own, store = parameters(sizes), ObjectStore()
+def measured(sizes: list[int], gigabytes: float, config: Config) -> tuple[float, float]:
+    """Median seconds to hand parameters of `sizes` to an actor, and to copy as many numbers, in turn."""
+    own, store, pack = parameters(sizes), ObjectStore(), Packer(DTYPES[config.dtype])
+    source, target = torch.ones(sum(sizes), dtype=torch.bfloat16), torch.empty(sum(sizes), dtype=torch.bfloat16)
     with ray.init(object_store_memory=int(3 * gigabytes * 1e9), num_cpus=2, log_to_driver=False):
         reader: Any = ray.remote(Reader).remote(sizes)
-        return seconds(
-            lambda: ray.get(reader.take.remote(store.publish(pack(own, 1, DTYPES[config.dtype])))), config.repeats
-        )
+        times = [
+            (seconds(lambda: ray.get(reader.take.remote(store.publish(pack(own, 1))))), seconds(lambda: target.copy_(source)))
+            for _ in range(config.warm_up + config.repeats)
+        ]
+    sent, copied = zip(*times[config.warm_up :])
+    return median(sent), median(copied)
 
 
-def one_copy(size: int, config: Config) -> float:
-    """Seconds to copy `size` numbers."""
-    source, target = torch.ones(size, dtype=torch.bfloat16), torch.empty(size, dtype=torch.bfloat16)
-    return seconds(lambda: target.copy_(source), config.repeats)
-
-
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median of `repeats` runs after a first one."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times[1:])
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":
