@@ -41,11 +41,12 @@ def engine_config(config: LearnerConfig, lr: float, cuda: bool) -> dict:
 
 
 def make_engine(module: nn.Module, config: LearnerConfig, lr: float, device: torch.device) -> deepspeed.DeepSpeedEngine:
-    """An engine around `module`; the process group must exist."""
+    """An engine around `module`, whose frozen parameters stay; the process group must exist."""
     module = module.to(device)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=list(module.parameters()), config=engine_config(config, lr, device.type == "cuda")
+        model=module, model_parameters=trained, config=engine_config(config, lr, device.type == "cuda")
     )
     return engine
 

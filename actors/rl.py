@@ -77,9 +77,13 @@ def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
+    warm_average = False  # RL begins with a good student
+
     def __init__(self, plan: Plan, crew: Crew, device: torch.device):
-        super().__init__(load_model(plan.student, plan.model), plan.learner, plan.seed, device)
-        self.plan, self.crew, rl = plan, crew, plan.rl
+        student, rl = load_model(plan.student, plan.model), plan.rl
+        student.head.requires_grad_(not rl.freeze_head)
+        super().__init__(student, plan.learner, plan.seed, device)
+        self.plan, self.crew = plan, crew
         self.initial: Student | None = None
         if rl.drift_weight:
             self.initial = Student(load_model(plan.student, plan.model)).eval().requires_grad_(False).to(device)
@@ -255,7 +259,8 @@ class RLLearner(Learner):
         if self.world > 1:
             dist.broadcast_object_list(told, src=0)
         for name, parameter in self.student.module.mar.named_parameters():
-            deepspeed.utils.safe_set_full_fp32_param(parameter, told[0][name].to(self.device))
+            if parameter.requires_grad:
+                deepspeed.utils.safe_set_full_fp32_param(parameter, told[0][name].to(self.device))
         if self.ema is not None:
             self.ema.load_state_dict({"updates": self.ema.updates, "shadow": told[0]})
         self.lr_scale *= 0.5

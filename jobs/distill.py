@@ -96,14 +96,14 @@ def main(config: Config) -> None:
     if "gsim" in config.stages:
         figures.before(first)
         _, extra["seconds_gsim"] = timed(distil, config, student)
-        figures.distilled(load_model(student, config.model), final="rl" not in config.stages)
+    if "rl" not in config.stages:
+        figures.distilled(load_model(student, config.model))
     else:
-        figures.before_rl(first)
-    if "rl" in config.stages:
+        figures.before_rl(load_model(student, config.model), config.rl.loops)
         outcome, extra["seconds_rl"] = timed(reinforce, plan, config.out)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
-        figures.reinforced(load_model(student, config.model))
+        figures.reinforced(load_model(student, config.model), config.rl.loops)
     save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
     metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
     if "rl" in metrics:

@@ -191,6 +191,8 @@ class RLConfig:
     """Weight of the GSIM loss beside the reward."""
     drift_weight: float = 0.0
     """Weight of the squared distance to the predictions of the student before RL."""
+    freeze_head: bool = False
+    """Leave the denoising head as it is: rewards spoil fine texture through it first."""
     reward_scale: bool = True
     """Divide the reward by its standard deviation in the first batch."""
     max_staleness: int = 0
@@ -282,15 +284,15 @@ PRESETS = {
             cpus_per_worker=2, checkpoint_every=50,
         ),
         RLConfig(
-            rewards=("pickscore:embedded/reward",), loops=16, last=8,
+            rewards=("pickscore:embedded/reward",), loops=16, last=8, drift_weight=25.0, freeze_head=True, chunk=32,
             rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
             judge=RoleConfig(cpus=0.25, threads=2),
         ),
         LearnerConfig(
-            steps=60, batch=32, lr=5e-5, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
-            threads_per_worker=2, checkpoint_every=20,
+            steps=45, batch=32, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
+            threads_per_worker=2, checkpoint_every=15,
         ),
-        GuardConfig(every=10, samples=300, loops=16),
+        GuardConfig(every=9, samples=300, loops=16),
     ),
     "mar-b": Preset(MODELS["mar-b"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
     "mar-l": Preset(MODELS["mar-l"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),

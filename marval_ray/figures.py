@@ -107,8 +107,7 @@ class Figures:
         self._draw("student before", student)
         if self.evaluator is None:
             return
-        labels = class_labels(teacher.config.num_classes, self.config.samples)
-        (row,) = measure_loops("student before", student, labels, self.config.seed, self.evaluator, self.config.loops[-1:])
+        (row,) = measure_loops("student before", student, self._labels(teacher), self.config.seed, self.evaluator, self.config.loops[-1:])
         self.summary |= scores("student", row, "_before")
         if self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
@@ -116,36 +115,36 @@ class Figures:
             speed = images_per_second(replace(generation, loops=row["n_ar"]), teacher.config.num_classes)
             self.summary |= scores("teacher", row | {"images_per_second": speed}) | {"teacher_n_ar": row["n_ar"]}
 
-    def distilled(self, student: MAR, final: bool) -> None:
-        """Pictures and scores of the distilled student, at each number of loops if no stage follows."""
-        self.summary |= scores("student", self._after("student after", student, final))
+    def distilled(self, student: MAR) -> None:
+        """Pictures and scores of a student that no stage follows, at each number of loops."""
+        self._draw("student after", self._student(student))
+        self._final(student)
 
-    def before_rl(self, student: MAR) -> None:
-        """Pictures and scores of a student that RL starts from, when it was not distilled in this run."""
-        self.summary |= scores("student", self._after("student before RL", student, final=False))
+    def before_rl(self, student: MAR, loops: int) -> None:
+        """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
+        self._around_rl("before", student, loops)
 
-    def reinforced(self, student: MAR) -> None:
-        """Pictures and scores of the student after RL, at each number of loops."""
-        row = self._after("student after RL", student, final=True)
-        self.summary |= {f"{key}_after_rl": value for key, value in row.items() if key in SCORES}
+    def reinforced(self, student: MAR, loops: int) -> None:
+        """The same of the student after RL, and its scores at each number of loops."""
+        self._around_rl("after", student, loops)
+        self._final(student)
 
-    def _after(self, title: str, student: MAR, final: bool) -> Row:
-        """Draw pictures; the scores at the most loops, {} without an evaluator."""
-        generation = self._student(student.to(self.device))
-        self._draw(title, generation)
+    def _around_rl(self, when: str, student: MAR, loops: int) -> None:
+        generation = self._student(student)
+        self._draw(f"student {when} RL", generation)
+        if self.evaluator is not None:
+            (row,) = measure_loops(f"student {when} RL", generation, self._labels(student), self.config.seed, self.evaluator, [loops])
+            self.summary |= scores("student", row, f"_{when}_rl") | {f"student_n_ar_{when}_rl": loops}
+
+    def _final(self, student: MAR) -> None:
+        """The final student's scores, its best number of loops, and how it stands against the teacher."""
         if self.evaluator is None:
-            return {}
-        labels = class_labels(student.config.num_classes, self.config.samples)
-        loops = self.config.loops if final else self.config.loops[-1:]
-        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, loops)
-        if final:
-            self._compare(rows)
-        return rows[-1]
-
-    def _compare(self, rows: list[Row]) -> None:
-        """The final student's best number of loops, and how it stands against the teacher."""
+            return
+        generation, labels = self._student(student), self._labels(student)
+        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
         self.student_rows = rows
-        self.summary |= scores("student_best", best(rows)) | {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
+        self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows))
+        self.summary |= {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
         if "teacher_fd" in self.summary:
             self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
 
@@ -167,7 +166,10 @@ class Figures:
         report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
 
     def _student(self, model: MAR) -> Generation:
-        return student_generation(model, self.vae, self.config.loops[-1], self.config.batch)
+        return student_generation(model.to(self.device), self.vae, self.config.loops[-1], self.config.batch)
+
+    def _labels(self, model: MAR) -> Tensor:
+        return class_labels(model.config.num_classes, self.config.samples)
 
     def _draw(self, name: str, generation: Generation) -> None:
         labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)

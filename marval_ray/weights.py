@@ -32,19 +32,19 @@ _UNREADABLE = (
 class EMA:
     """Exponential moving average of parameters, in float32.
 
-    Warm-started: the decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held back
-    by its first weights.
+    warm_start: the decay is min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not held back by
+    its first weights; without it the first weights count as any others.
     """
 
-    def __init__(self, parameters: StateDict, decay: float):
-        self.decay = decay
+    def __init__(self, parameters: StateDict, decay: float, warm_start: bool = True):
+        self.decay, self.warm_start = decay, warm_start
         self.updates = 0
         self.shadow = {name: value.detach().float().clone() for name, value in parameters.items()}
 
     @torch.no_grad()
     def update(self, parameters: StateDict) -> None:
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_start else self.decay
         shadow = list(self.shadow.values())
         live = [parameters[name].detach().float() for name in self.shadow]
         torch._foreach_lerp_(shadow, live, 1 - decay)

@@ -63,11 +63,13 @@ def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
     env = {"PYTHONPATH": str(ROOT / "tests")}
     succeed(*both, "--rl-learner.steps", 2, env=env)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    figures = {"student_fd_before", "student_fd", "fd_after_rl", "accuracy_after_rl", "diversity_after_rl", "reward_before", "reward_after"}
-    assert figures <= summary.keys() and summary["rl_updates"] == 2
-    assert summary["fd_after_rl"] == summary["loops"][-1]["fd"]
-    pictures = {"rl.png", "metrics-rl.jsonl", "student_after_RL.png", "student.safetensors"}
-    assert OUTPUTS | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
+    scores = {f"student_{key}_{when}_rl" for key in ("fd", "accuracy", "diversity") for when in ("before", "after")}
+    assert {"student_fd_before", "student_fd", "reward_before", "reward_after"} | scores <= summary.keys()
+    assert summary["rl_updates"] == 2
+    assert summary["student_n_ar_after_rl"] == summary["loops"][-1]["n_ar"] == 2  # rl.loops
+    assert summary["student_fd_after_rl"] == summary["loops"][-1]["fd"]
+    pictures = {"rl.png", "metrics-rl.jsonl", "student_before_RL.png", "student_after_RL.png"}
+    assert (OUTPUTS - {"student_after.png"}) | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
     succeed(*both, "--resume", "--rl-learner.steps", 3, env=env)
     assert json.loads((tmp_path / "run/summary.json").read_text())["rl_updates"] == 3
 

@@ -140,9 +140,10 @@ def cards(summary: dict[str, Any]) -> list[Card]:
     found = [
         _score_card("Teacher, best setting", summary, "teacher", ""),
         _score_card("Student before", summary, "student", "_before"),
-        _score_card("Student after", summary, "student", ""),
-        _rl_card(summary) if has("fd_after_rl") else None,
-        _score_card("Student, best N_AR", summary, "student_best", ""),
+        _score_card("Student before RL", summary, "student", "_before_rl"),
+        _score_card("Student after RL", summary, "student", "_after_rl"),
+        _score_card("Final student", summary, "student", ""),
+        _score_card("Final student, best N_AR", summary, "student_best", ""),
     ]
     if has("reward_after"):
         gain = (summary["reward_after"] - summary["reward_before"]) / summary["reward_before_std"]
@@ -167,10 +168,6 @@ def _score_card(heading: str, summary: dict[str, Any], model: str, when: str) ->
     notes = {f"{model}_accuracy{when}": "accuracy {:.3f}", f"{model}_n_ar{when}": "N_AR = {}"}
     note = ", ".join(form.format(summary[key]) for key, form in notes.items() if key in summary)
     return Card(heading, f"FD {summary[f'{model}_fd{when}']:.2f}", note)
-
-
-def _rl_card(summary: dict[str, Any]) -> Card:
-    return Card("Student after RL", f"FD {summary['fd_after_rl']:.2f}", f"accuracy {summary['accuracy_after_rl']:.3f}")
 
 
 def minutes(seconds: float) -> str:
