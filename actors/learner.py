@@ -33,15 +33,15 @@ class Learner(ABC):
     done: set by a subclass that wants no further update.
     """
 
-    warm_average = True
-    """Whether the average soon forgets the weights that training began with."""
-
-    def __init__(self, student: MAR, config: LearnerConfig, seed: int, device: torch.device):
+    def __init__(
+        self, student: MAR, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
+    ):
+        """warm_start: of the average, see EMA."""
         self.config, self.seed, self.device = config, seed, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.student = make_engine(Student(student), config, config.lr, device)
         with whole_parameters(self.student, self.student.module.mar) as parameters:
-            self.ema = EMA(parameters, config.ema, self.warm_average) if self.rank == 0 else None
+            self.ema = EMA(parameters, config.ema, warm_start) if self.rank == 0 else None
         self.bad_steps = self.skipped = 0
         self.done = False
         self.lr_scale = 1.0

@@ -77,12 +77,10 @@ def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
-    warm_average = False  # RL begins with a good student
-
     def __init__(self, plan: Plan, crew: Crew, device: torch.device):
         student, rl = load_model(plan.student, plan.model), plan.rl
         student.head.requires_grad_(not rl.freeze_head)
-        super().__init__(student, plan.learner, plan.seed, device)
+        super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student
         self.plan, self.crew = plan, crew
         self.initial: Student | None = None
         if rl.drift_weight:

@@ -110,14 +110,16 @@ def gsim_section(config: Config, records: Records) -> str:
 def rl_section(config: Config, records: Records) -> str:
     shared = {
         "student": assets_index.STUDENT, "rl_learner.seconds": config.rl_seconds, "rl_learner.steps": 10_000,
-        "figures.samples": config.ablation_samples,
+        "figures.samples": config.ablation_samples, "figures.loops": (DEFAULT.rl.loops,),
     }  # fmt: skip
     runs = {title: [run] for title, run in records.variants("rl", "rl", shared, RL).items()}
     for seed in config.seeds[1:]:
         again = {title: RL[title] for title in ("default", *config.rl_rivals)}
         for title, run in records.variants(f"rl-{seed}", "rl", shared | {"seed": seed}, again).items():
             runs[title].append(run)
-    return RL_TEXT.format(seconds=config.rl_seconds, samples=config.ablation_samples, table=tables.rl_table(runs))
+    return RL_TEXT.format(
+        seconds=config.rl_seconds, samples=config.ablation_samples, loops=DEFAULT.rl.loops, table=tables.rl_table(runs)
+    )
 
 
 def write(path: Path, text: str) -> None:
@@ -179,7 +181,7 @@ One change of the default at a time, one seed, {steps} updates, {samples} sample
 
 RL_TEXT = """## What the settings of RL do
 
-One change of the default at a time, {seconds:.0f} s of updates each from the embedded student, {samples} samples with 64 loops. The
+One change of the default at a time, {seconds:.0f} s of updates each from the embedded student, {samples} samples with {loops} loops. The
 student is the best by the guard. Reward: rise of its mean in standard deviations of the scores before.
 
 {table}

@@ -96,7 +96,7 @@ def rl_table(variants: dict[str, list[Summary]]) -> str:
     lines = []
     for title, runs in variants.items():
         gains = [{"gain": (run["reward_after"] - run["reward_before"]) / run["reward_before_std"]} for run in runs]
-        cells = [over(runs, f"student_{key}_after_rl", form) for key, form in LABELS]
+        cells = [over(runs, f"student_{key}", form) for key, form in LABELS]
         lines.append([title, over(gains, "gain", ".2f"), *cells, over(runs, "rl_updates", ".0f")])
     first = next(iter(variants.values()))[0]
     before = ["before RL", "0", *(f"{first[f'student_{key}_before_rl']:{form}}" for key, form in LABELS), "0"]

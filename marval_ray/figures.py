@@ -122,26 +122,32 @@ class Figures:
 
     def before_rl(self, student: MAR, loops: int) -> None:
         """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
-        self._around_rl("before", student, loops)
+        generation = self._student(student)
+        self._draw("student before RL", generation)
+        if self.evaluator is not None:
+            (row,) = measure_loops(
+                "student before RL", generation, self._labels(student), self.config.seed, self.evaluator, [loops]
+            )
+            self._keep("_before_rl", row)
 
     def reinforced(self, student: MAR, loops: int) -> None:
         """The same of the student after RL, and its scores at each number of loops."""
-        self._around_rl("after", student, loops)
-        self._final(student)
+        self._draw("student after RL", self._student(student))
+        more = () if loops in self.config.loops else (loops,)
+        self._final(student, more)
+        for row in self.student_rows:
+            if row["n_ar"] == loops:
+                self._keep("_after_rl", row)
 
-    def _around_rl(self, when: str, student: MAR, loops: int) -> None:
-        generation = self._student(student)
-        self._draw(f"student {when} RL", generation)
-        if self.evaluator is not None:
-            (row,) = measure_loops(f"student {when} RL", generation, self._labels(student), self.config.seed, self.evaluator, [loops])
-            self.summary |= scores("student", row, f"_{when}_rl") | {f"student_n_ar_{when}_rl": loops}
+    def _keep(self, when: str, row: Row) -> None:
+        self.summary |= scores("student", row, when) | {f"student_n_ar{when}": row["n_ar"]}
 
-    def _final(self, student: MAR) -> None:
+    def _final(self, student: MAR, more: tuple[int, ...] = ()) -> None:
         """The final student's scores, its best number of loops, and how it stands against the teacher."""
         if self.evaluator is None:
             return
         generation, labels = self._student(student), self._labels(student)
-        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, self.config.loops)
+        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, (*more, *self.config.loops))
         self.student_rows = rows
         self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows))
         self.summary |= {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
