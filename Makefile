@@ -14,7 +14,7 @@ $(installed): setup.cfg pyproject.toml constraints.txt
 	.venv/bin/pip install -q -c constraints.txt -e '.[test,lint]'
 	touch $@
 
-demo: $(installed) ## distil the embedded teacher: runs/demo/report.html, about 8 minutes on 2 cores
+demo: $(installed) ## distil the embedded teacher, then RL: runs/demo/report.html, about 12 minutes on 2 cores
 	$(python) jobs/distill.py --out runs/demo --overwrite
 
 results: $(installed) ## measure docs/results.md anew, hours; an interrupted run goes on where it was

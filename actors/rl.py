@@ -151,7 +151,7 @@ class RLLearner(Learner):
         rl = self.plan.rl
         if scored.gradient is None:
             raise ValueError(f"rewards {rl.rewards} have no gradient: use rl.estimator policy")
-        tokens, loops = replay_chain(self.student, rollout, draws, rl.loops, self._last(step))
+        tokens, loops = replay_chain(self.student, rollout, draws, rl.loops, self._last(step), rl.recompute)
         gradient = torch.where(good[:, None, None], scored.gradient, 0.0).to(self.device)
         loss = pathwise(tokens, gradient, self._weight(scored, good).to(self.device))
         value, metrics = loss.value, loss.metrics

@@ -18,9 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from marval_ray import cli
-from marval_ray.config import MODELS, ModelConfig
+from marval_ray.config import ModelConfig
 from marval_ray.models.head import TIME_FEATURES
 from marval_ray.models.mar import MAR
+from marval_ray.presets import MODELS
 from marval_ray.sampling import Ancestral, Draws, Loop, OneStep, TokenSampler, plan_loops, run_loop
 
 PEAK_SIZES = (2048, 3072, 4096)

@@ -59,6 +59,11 @@ def headline(seeds: list[Summary]) -> str:
     )
 
 
+def gain(run: Summary) -> Summary:
+    """What RL added to the mean reward, in standard deviations of the scores before."""
+    return {"gain": (run["reward_after"] - run["reward_before"]) / run["reward_before_std"]}
+
+
 def speed_up(runs: list[Summary]) -> str:
     reached = [run for run in runs if "speed_up" in run]
     if not reached:
@@ -95,9 +100,8 @@ def rl_table(variants: dict[str, list[Summary]]) -> str:
     """Of runs of one variant the mean ± standard deviation; the reward in standard deviations of the scores before RL."""
     lines = []
     for title, runs in variants.items():
-        gains = [{"gain": (run["reward_after"] - run["reward_before"]) / run["reward_before_std"]} for run in runs]
         cells = [over(runs, f"student_{key}", form) for key, form in LABELS]
-        lines.append([title, over(gains, "gain", ".2f"), *cells, over(runs, "rl_updates", ".0f")])
+        lines.append([title, over(list(map(gain, runs)), "gain", ".2f"), *cells, over(runs, "rl_updates", ".0f")])
     first = next(iter(variants.values()))[0]
     before = ["before RL", "0", *(f"{first[f'student_{key}_before_rl']:{form}}" for key, form in LABELS), "0"]
     return table(["change", "reward", "FD", "accuracy", "diversity", "updates"], [before, *lines])

@@ -28,9 +28,10 @@ from actors.reinforce import reinforce, role_demands
 from actors.rl import Plan
 from actors.trainer import Stopped, check_resources, demand, node_resources, train
 from marval_ray import assets_index, cli
-from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
+from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
@@ -58,7 +59,7 @@ class Config:
     """Of the RL stage."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
-    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim"
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim,rl"
     student: Path | None = None
     """A student to start from, for --stages rl."""
     prompts: Path | None = None

@@ -1,7 +1,7 @@
-"""Configuration: one small frozen dataclass for each concern; presets as one table."""
+"""Configuration: one small frozen dataclass for each concern. `presets.py` has their values."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -50,27 +50,6 @@ class ModelConfig:
     @property
     def token_channels(self) -> int:
         return self.latent_channels * self.patch_size**2
-
-
-MODELS = {
-    "tiny": ModelConfig(
-        latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
-        encoder_width=128, encoder_depth=2, encoder_heads=4,
-        decoder_width=128, decoder_depth=4, decoder_heads=4,
-        head_width=192, head_depth=3, image_size=28,
-    ),
-    "mar-b": ModelConfig(),
-    "mar-l": ModelConfig(
-        encoder_width=1024, encoder_depth=16, encoder_heads=16,
-        decoder_width=1024, decoder_depth=16, decoder_heads=16,
-        head_width=1280, head_depth=8,
-    ),
-    "mar-h": ModelConfig(
-        encoder_width=1280, encoder_depth=20, encoder_heads=16,
-        decoder_width=1280, decoder_depth=20, decoder_heads=16,
-        head_width=1536, head_depth=12,
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,6 +156,8 @@ class RLConfig:
     """K: the gradient goes back through the last K loops."""
     random_last: bool = False
     """Draw K anew for each update, from 1..last."""
+    recompute: bool = True
+    """Keep activations of one loop at a time, and compute them again on the way back: less memory, more time."""
     estimator: Literal["pathwise", "policy"] = "pathwise"
     """policy: group-normalised policy gradient, for rewards without a gradient."""
     exploration: float = 0.1
@@ -254,48 +235,3 @@ class GuardConfig:
         for name in ("every", "samples", "loops", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Preset:
-    model: ModelConfig
-    gsim: GSIMConfig
-    learner: LearnerConfig
-    rl: RLConfig
-    rl_learner: LearnerConfig
-    guard: GuardConfig = GuardConfig()
-
-
-_PAPER = LearnerConfig(workers=8, gpus_per_worker=1, cpus_per_worker=4, zero_stage=1)
-# 5 epochs of 1.28 million images in batches of 2 on 8 GPUs; each learner GPU has one of rollouts and half of one of rewards.
-_PAPER_RL = replace(_PAPER, batch=2, steps=400_000)
-_PAPER_ROLES = RLConfig(
-    rollout=RoleConfig(count=8, gpus=1), reward=RoleConfig(count=4, gpus=1), judge=RoleConfig(gpus=1), max_staleness=1,
-    chunk=2,
-)  # fmt: skip
-
-PRESETS = {
-    # w, lambda(t) and the learning rates won trials of this length; the rest stays by an ablation of short runs (LOG.md).
-    "tiny": Preset(
-        MODELS["tiny"],
-        GSIMConfig(w=1.5, k=-0.4, weighting="sigma2"),
-        LearnerConfig(
-            steps=250, batch=64, lr=4e-4, auxiliary_lr=8e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
-            cpus_per_worker=2, checkpoint_every=50,
-        ),
-        RLConfig(
-            rewards=("pickscore:embedded/reward",), loops=16, last=8, drift_weight=25.0, freeze_head=True, chunk=32,
-            rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
-            judge=RoleConfig(cpus=0.25, threads=2),
-        ),
-        LearnerConfig(
-            steps=45, batch=32, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
-            threads_per_worker=2, checkpoint_every=15,
-        ),
-        GuardConfig(every=9, samples=300, loops=16),
-    ),
-    "mar-b": Preset(MODELS["mar-b"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
-    "mar-l": Preset(MODELS["mar-l"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
-    "mar-h": Preset(MODELS["mar-h"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
-}  # fmt: skip
-"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Tables 1 and 2)."""

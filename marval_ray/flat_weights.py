@@ -28,7 +28,7 @@ class Packer:
         if self.flat is None:
             self.flat = torch.zeros(total(parameters), dtype=self.dtype)
         checked = 0
-        for parameter, part in zip(in_order(parameters), parts(self.flat, parameters)):
+        for parameter, part in places(self.flat, parameters):
             part[: parameter.numel()].copy_(parameter.detach().flatten())
             checked += sum_of_bits(part)
         bits = self.flat.view(torch.int16) if self.dtype == torch.bfloat16 else self.flat
@@ -53,29 +53,26 @@ def unpack(weights: Weights, parameters: dict[str, Tensor]) -> None:
         raise ValueError(f"weights of version {weights.version} hold {len(flat)} numbers, the model {total(parameters)}")
     flat = flat.view(torch.bfloat16) if flat.dtype == torch.int16 else flat
     checked = 0
-    for parameter, part in zip(in_order(parameters), parts(flat, parameters)):
+    for parameter, part in places(flat, parameters):
         checked += sum_of_bits(part)
         parameter.copy_(part[: parameter.numel()].view_as(parameter))
     if checked != weights.checksum:
         raise ValueError(f"weights of version {weights.version} were damaged on their way: the checksum differs")
 
 
-def in_order(parameters: dict[str, Tensor]) -> list[Tensor]:
-    return [parameters[name] for name in sorted(parameters)]
-
-
-def sizes(parameters: dict[str, Tensor]) -> list[int]:
-    """Numbers that each parameter takes in the buffer."""
-    return [-(-parameter.numel() // ALIGNED) * ALIGNED for parameter in in_order(parameters)]
-
-
 def total(parameters: dict[str, Tensor]) -> int:
-    return sum(sizes(parameters))
+    """Numbers that all parameters take in the buffer."""
+    return sum(map(size, parameters.values()))
 
 
-def parts(flat: Tensor, parameters: dict[str, Tensor]) -> Iterator[Tensor]:
-    """The place of each parameter in the buffer."""
-    return iter(flat.split(sizes(parameters)))
+def size(parameter: Tensor) -> int:
+    return -(-parameter.numel() // ALIGNED) * ALIGNED
+
+
+def places(flat: Tensor, parameters: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(parameter, its part of the buffer), in the order of their names."""
+    ordered = [parameters[name] for name in sorted(parameters)]
+    return zip(ordered, flat.split([size(parameter) for parameter in ordered]))
 
 
 def sum_of_bits(part: Tensor) -> int:

@@ -1,8 +1,8 @@
 """Keeps reinforcement learning honest: figures that no reward pays for decide how long a run goes on, and what it gives.
 
 A reward curve alone shows success while the model is ruined. So held-out scores (Frechet distance, accuracy, diversity
-within a class, recall) of fixed seeds are taken at times; outside its band the run stops or goes back, and the best student by
-these scores is the result.
+within a class, recall) of fixed seeds are taken at times. The reward rises from update to update and the bands say how far
+it may be followed: the result is the last student inside them. Out of them the run stops or goes back to that student.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ from marval_ray.metrics import Scores
 
 @dataclass
 class Guard:
-    """Remembers the scores before RL and the best since. `best_step` is the update that gave the best student."""
+    """Remembers the scores before RL and those of the best student, the last inside the bands, which came at `best_step`."""
 
     config: GuardConfig
     start: Scores
@@ -26,13 +26,12 @@ class Guard:
         self.best = self.start
 
     def look(self, step: int, scores: Scores) -> bool:
-        """Take in the scores after `step` updates; whether they are the best so far."""
-        inside = not self.complaints(scores)
-        self.outside = 0 if inside else self.outside + 1
-        better = inside and self.merit(scores) < self.merit(self.best)
-        if better:
-            self.best, self.best_step = scores, step
-        return better
+        """Take in the scores after `step` updates; whether this student is the best so far."""
+        if self.complaints(scores):
+            self.outside += 1
+            return False
+        self.best, self.best_step, self.outside = scores, step, 0
+        return True
 
     @property
     def exhausted(self) -> bool:
@@ -63,8 +62,3 @@ class Guard:
         if scores.accuracy < start.accuracy - c.max_accuracy_loss:
             found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
         return found
-
-    def merit(self, scores: Scores) -> float:
-        """FD and error rate over those before RL, averaged: 1 at the start, lower is better."""
-        error = max(1 - self.start.accuracy, 1 / self.start.samples)
-        return 0.5 * (scores.fd / self.start.fd + (1 - scores.accuracy) / error)

@@ -35,11 +35,11 @@ def last_loops(draws: Draws, loops: int, last: int) -> list[Loop]:
 
 
 def replay_chain(
-    student: Predict, rollout: Rollout, draws: Draws, loops: int, last: int
+    student: Predict, rollout: Rollout, draws: Draws, loops: int, last: int, recompute: bool = True
 ) -> tuple[Float[Tensor, "B L D"], list[ReplayedLoop]]:
     """(whole images, loops): each loop sees the tokens that this replay predicted before it, with their gradient.
 
-    Earlier tokens are the recorded ones. Activations are recomputed on the way back, loop by loop.
+    Earlier tokens are the recorded ones. With `recompute` the activations of one loop at a time are in memory.
     """
     plan = last_loops(draws, loops, last)
     tokens = known_tokens(rollout.tokens, plan[0])
@@ -47,7 +47,7 @@ def replay_chain(
     for loop in plan:
         context = Context(tokens, rollout.labels, loop.known, loop.predicted)
         noise = gather_tokens(draws.initial, loop.predicted).flatten(0, 1)
-        prediction = checkpoint(student, context, noise, use_reentrant=False)
+        prediction = checkpoint(student, context, noise, use_reentrant=False) if recompute else student(context, noise)
         tokens = scatter_tokens(tokens, loop.predicted, prediction.unflatten(0, loop.predicted.shape))
         replayed.append(ReplayedLoop(loop, context, noise, prediction))
     return tokens, replayed

@@ -11,9 +11,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from marval_ray import assets_index
-from marval_ray.config import MODELS
 from marval_ray.generate import Generation, student_generation
 from marval_ray.models.vae import load_vae
+from marval_ray.presets import MODELS
 from marval_ray.sampling import Ancestral
 from marval_ray.weights import load_model, read_config
 

@@ -58,13 +58,14 @@ def gradients(loss, module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
-def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_reward(student, scorer):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_reward(student, scorer, recompute):
     draws, sampler = draws_of(), OneStep(MODEL.student_timestep)
     tokens = sample_tokens(student.mar, sampler, LABELS, draws, LOOPS)
     whole = gradients(-scorer.reward(scorer.images(tokens), scorer.prompts).mean(), student)
     rollout = rollout_of(student, sampler, draws)
     scored = scorer(rollout.tokens, LABELS)
-    replayed, _ = replay_chain(student, rollout, draws, LOOPS, last=LOOPS)
+    replayed, _ = replay_chain(student, rollout, draws, LOOPS, LOOPS, recompute)
     assert torch.allclose(replayed, rollout.tokens, atol=1e-6)
     parts = gradients(pathwise(replayed, scored.gradient, torch.ones(3)).value, student)
     assert (whole - parts).norm() < 1e-5 * whole.norm()
@@ -181,12 +182,12 @@ def scores(fd=10.0, accuracy=0.8, diversity=0.9, recall=0.5) -> Scores:
     return Scores(fd, accuracy, diversity, recall, 500)
 
 
-def test_guard_keeps_the_best_and_stops_what_goes_wrong():
+def test_guard_keeps_the_last_inside_the_bands_and_stops_what_goes_wrong():
     guard = Guard(GuardConfig(patience=2), scores())
-    assert guard.look(10, scores(fd=9.0, accuracy=0.85))
-    assert not guard.look(20, scores(fd=9.5, accuracy=0.84))
+    assert guard.look(10, scores(fd=8.0, accuracy=0.85))
+    assert guard.look(20, scores(fd=9.5, accuracy=0.84)) and guard.best.fd == 9.5
     assert not guard.look(30, scores(fd=11.0, accuracy=0.95)) and not guard.exhausted
-    assert guard.look(40, scores(fd=8.0, accuracy=0.9)) and guard.outside == 0
+    assert guard.look(40, scores(fd=9.0, accuracy=0.9)) and guard.outside == 0
     for step in (50, 60):
         assert not guard.look(step, scores(fd=7.0, accuracy=0.99, diversity=0.5))
     assert guard.exhausted and guard.best_step == 40

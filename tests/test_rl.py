@@ -25,10 +25,11 @@ from actors.rl import Plan, RLRun
 from actors.screen import ROWS, live_table
 from actors.trainer import LearnerError, train
 from marval_ray import assets_index
-from marval_ray.config import PRESETS, GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.flat_weights import pack, unpack
 from marval_ray.models.mar import MAR
+from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts
 
 ROLE = RoleConfig(count=2, cpus=0.5)

@@ -9,9 +9,9 @@ import torch
 from commands import refuse, work
 
 from marval_ray import assets_index
-from marval_ray.config import MODELS
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.models.vae import load_vae
+from marval_ray.presets import MODELS
 from marval_ray.prompts import class_prompts
 from marval_ray.rewards import load_reward
 from marval_ray.weights import load_model, read_state

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from marval_ray.config import MODELS, ModelConfig
+from marval_ray.config import ModelConfig
 from marval_ray.models.mar import MAR
 from marval_ray.models.vae import KL16, TINY, KLConfig, ldm_name, load_ldm_state, load_vae
+from marval_ray.presets import MODELS
 from marval_ray.weights import EMA, load_model, load_strictly, read_config, read_state, save_model
 
 SMALL = ModelConfig(

@@ -1,0 +1,70 @@
+"""Presets: sizes of models and the settings of both stages for each, as one table."""
+
+from dataclasses import dataclass, replace
+
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, RoleConfig
+
+MODELS = {
+    "tiny": ModelConfig(
+        latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
+        encoder_width=128, encoder_depth=2, encoder_heads=4,
+        decoder_width=128, decoder_depth=4, decoder_heads=4,
+        head_width=192, head_depth=3, image_size=28,
+    ),
+    "mar-b": ModelConfig(),
+    "mar-l": ModelConfig(
+        encoder_width=1024, encoder_depth=16, encoder_heads=16,
+        decoder_width=1024, decoder_depth=16, decoder_heads=16,
+        head_width=1280, head_depth=8,
+    ),
+    "mar-h": ModelConfig(
+        encoder_width=1280, encoder_depth=20, encoder_heads=16,
+        decoder_width=1280, decoder_depth=20, decoder_heads=16,
+        head_width=1536, head_depth=12,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    model: ModelConfig
+    gsim: GSIMConfig
+    learner: LearnerConfig
+    rl: RLConfig
+    rl_learner: LearnerConfig
+    guard: GuardConfig = GuardConfig()
+
+
+_PAPER = LearnerConfig(workers=8, gpus_per_worker=1, cpus_per_worker=4, zero_stage=1)
+# 5 epochs of 1.28 million images in batches of 2 on 8 GPUs; each learner GPU has one of rollouts and half of one of rewards.
+_PAPER_RL = replace(_PAPER, batch=2, steps=400_000)
+_PAPER_ROLES = RLConfig(
+    rollout=RoleConfig(count=8, gpus=1), reward=RoleConfig(count=4, gpus=1), judge=RoleConfig(gpus=1), max_staleness=1,
+    chunk=2,
+)  # fmt: skip
+
+PRESETS = {
+    # w, lambda(t) and the learning rates won trials of this length; the rest stays by an ablation of short runs (LOG.md).
+    "tiny": Preset(
+        MODELS["tiny"],
+        GSIMConfig(k=-0.4, weighting="sigma2"),
+        LearnerConfig(
+            steps=250, batch=64, lr=4e-4, auxiliary_lr=8e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
+            cpus_per_worker=2, checkpoint_every=50,
+        ),
+        RLConfig(
+            rewards=("pickscore:embedded/reward",), loops=8, last=4, drift_weight=7.0, freeze_head=True, recompute=False, chunk=40,
+            rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
+            judge=RoleConfig(cpus=0.25, threads=2),
+        ),
+        LearnerConfig(
+            steps=32, batch=40, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
+            threads_per_worker=2, checkpoint_every=8,
+        ),
+        GuardConfig(every=8, samples=1000, loops=8),
+    ),
+    "mar-b": Preset(MODELS["mar-b"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+    "mar-l": Preset(MODELS["mar-l"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+    "mar-h": Preset(MODELS["mar-h"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+}  # fmt: skip
+"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Tables 1 and 2)."""
