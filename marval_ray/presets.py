@@ -58,7 +58,7 @@ PRESETS = {
             judge=RoleConfig(cpus=0.25, threads=2),
         ),
         LearnerConfig(
-            steps=32, batch=40, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
+            steps=16, batch=40, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
             threads_per_worker=2, checkpoint_every=8,
         ),
         GuardConfig(every=8, samples=1000, loops=8),
