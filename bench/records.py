@@ -15,7 +15,7 @@ from marval_ray.presets import PRESETS
 JOB = Path(__file__).parent.parent / "jobs/distill.py"
 DEFAULT = PRESETS["tiny"]
 PARTS = {"gsim": ("model", "gsim", "learner"), "rl": ("model", "gsim", "rl", "rl_learner", "guard")}
-"""Parts of the configuration on which the figures of a stage depend."""
+"""Parts of the configuration on which a stage's figures depend."""
 
 Summary = dict[str, Any]
 Settings = dict[str, Any]
@@ -29,18 +29,18 @@ class Records:
     path: Path
     out: Path
 
-    def measure(self, name: str, stages: str, options: Settings) -> Summary:
+    def measure(self, name: str, stage: str, options: Settings) -> Summary:
         """The summary of a run with `options`, from the records when they have one of the same settings."""
         records = json.loads(self.path.read_text()) if self.path.exists() else {}
-        wanted = json.loads(json.dumps(settings(stages, options), default=portable))
+        wanted = json.loads(json.dumps(settings(stage, options), default=portable))
         if name not in records or records[name]["settings"] != wanted:
-            records[name] = {"settings": wanted, "summary": distil(self.out / name, stages, options)}
+            records[name] = {"settings": wanted, "summary": distil(self.out / name, stage, options)}
             write_json(self.path, records)
         return records[name]["summary"]
 
-    def variants(self, prefix: str, stages: str, shared: Settings, variants: dict[str, Settings]) -> dict[str, Summary]:
+    def variants(self, prefix: str, stage: str, shared: Settings, variants: dict[str, Settings]) -> dict[str, Summary]:
         """Summaries of runs with `shared` and each one's own options, by the variant's title."""
-        return {title: self.measure(f"{prefix}-{slug(title)}", stages, shared | own) for title, own in variants.items()}
+        return {title: self.measure(f"{prefix}-{slug(title)}", stage, shared | own) for title, own in variants.items()}
 
 
 def slug(title: str) -> str:
@@ -48,13 +48,13 @@ def slug(title: str) -> str:
     return "".join(c if c.isalnum() or c in ".-" else "_" for c in title)
 
 
-def settings(stages: str, options: Settings) -> Settings:
+def settings(stage: str, options: Settings) -> Settings:
     """All that a run's figures depend on: the default with `options`, by dotted name."""
-    default = {f"{part}.{key}": value for part in PARTS[stages] for key, value in asdict(getattr(DEFAULT, part)).items()}
+    default = {f"{part}.{key}": value for part in PARTS[stage] for key, value in asdict(getattr(DEFAULT, part)).items()}
     return default | {"seed": 0} | options
 
 
-def distil(out: Path, stages: str, options: Settings) -> Summary:
+def distil(out: Path, stage: str, options: Settings) -> Summary:
     """The summary of a run in `out`; an interrupted one goes on."""
     flags = [text for name, value in options.items() for text in (f"--{name}", *words(value))]
     print(out, *flags, flush=True)
@@ -63,7 +63,7 @@ def distil(out: Path, stages: str, options: Settings) -> Summary:
         flags += ["--resume"]
     else:
         flags += ["--overwrite"]
-    subprocess.run([sys.executable, JOB, "--out", out, "--stages", stages, *flags], check=True)
+    subprocess.run([sys.executable, JOB, "--out", out, "--stages", stage, *flags], check=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
     return json.loads((out / "summary.json").read_text())
 

@@ -44,7 +44,8 @@ _PAPER_ROLES = RLConfig(
 )  # fmt: skip
 
 PRESETS = {
-    # w, lambda(t) and the learning rates won trials of this length; the rest stays by an ablation of short runs (LOG.md).
+    # lambda(t) and the learning rates won trials of this length; w leaves accuracy to RL; the rest stays by an ablation of
+    # short runs (LOG.md).
     "tiny": Preset(
         MODELS["tiny"],
         GSIMConfig(k=-0.4, weighting="sigma2"),
