@@ -4,7 +4,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 installed := .venv/.installed
 python := .venv/bin/python
 
-.PHONY: help demo results test test-slow lint bench clean
+.PHONY: help demo results test test-slow test-cluster test-chaos lint bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,17 +14,23 @@ $(installed): setup.cfg pyproject.toml constraints.txt
 	.venv/bin/pip install -q -c constraints.txt -e '.[test,lint]'
 	touch $@
 
-demo: $(installed) ## distil the embedded teacher, then RL: runs/demo/report.html, about 12 minutes on 2 cores
+demo: $(installed) ## distil the embedded teacher, then RL: runs/demo/report.html, 9 to 13 minutes on 2 cores
 	$(python) jobs/distill.py --out runs/demo --overwrite
 
 results: $(installed) ## measure docs/results.md anew, hours; an interrupted run goes on where it was
 	$(python) bench/results.py
 
 test: $(installed) ## fast tests
-	$(python) -m pytest -q -m "not slow"
+	$(python) -m pytest -q -m "not slow and not cluster and not chaos"
 
 test-slow: $(installed) ## tests that take minutes
 	$(python) -m pytest -q -m slow
+
+test-cluster: $(installed) ## three hosts as network namespaces: needs root, iproute2, openssh-server, rsync
+	$(python) -m pytest -q -rs -m cluster
+
+test-chaos: $(installed) ## ten minutes of killed and paused processes
+	$(python) -m pytest -q -m chaos
 
 lint: $(installed) ## ruff and mypy
 	.venv/bin/ruff check .

@@ -91,11 +91,14 @@ class ScoreMatcher:
         psi = self.auxiliary.module.mar
         with self._autocast():
             z_teacher = conditions(self.teacher, context)
-            z_null = conditions(self.teacher, context.without_labels(self.run.model.num_classes))
+            # With w = 1 nobody looks at the unconditional score.
+            z_null = None if config.w == 1 else conditions(self.teacher, context.without_labels(self.run.model.num_classes))
             z_psi = conditions(psi, context)
 
             def teacher_noise(x_t: Tensor, t: Tensor) -> Tensor:
                 conditional, _ = self.teacher.head(x_t, t, z_teacher)
+                if z_null is None:
+                    return conditional.float()
                 unconditional, _ = self.teacher.head(x_t, t, z_null)
                 return guided(conditional.float(), unconditional.float(), config.w)
 

@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
 
 from marval_ray.files import atomic_path
+from marval_ray.storage import Storage
 
 METRICS = {"gsim": "metrics.jsonl", "rl": "metrics-rl.jsonl"}
 SHOWN = {
@@ -21,15 +22,15 @@ SHOWN = {
 
 
 class Recorder:
-    """Writes what a learner reports into `folder`. Metrics are numbers by name; steps count finished updates.
+    """Writes what a learner reports into `storage`. Metrics are numbers by name; steps count finished updates.
 
     stage: "gsim" or "rl"; each has its own metrics file. bar: whether to draw a progress bar.
     """
 
-    def __init__(self, folder: Path, total: int, stage: str = "gsim", bar: bool = True):
-        self.folder, self.total, self.stage = folder, total, stage
+    def __init__(self, storage: Storage, total: int, stage: str = "gsim", bar: bool = True):
+        self.storage, self.total, self.stage = storage, total, stage
         self.bar = tqdm_ray.tqdm(desc=stage, total=total, unit="step") if bar else None
-        self.path = folder / METRICS[stage]
+        self.path = storage.folder / METRICS[stage]
         self.step, self.shown = 0, dict[str, float]()
         self.gauges: dict[str, Gauge] = {}
         self.failure: str | None = None
@@ -40,17 +41,30 @@ class Recorder:
         kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.board = SummaryWriter(str(self.folder / "tensorboard" / self.stage), purge_step=step + 1)
+        self.board = SummaryWriter(str(self.storage.folder / "tensorboard" / self.stage), purge_step=step + 1)
         self._advance(step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        try:
+            self._write(step, metrics)
+        except OSError as error:  # nobody waits for this call
+            self.fail(f"metrics cannot be written: {error}")
+            self.stop()
+        for name, value in metrics.items():
+            self._gauge(name).set(value)
+        self.shown |= metrics  # held-out figures come now and then
+        self._advance(step)
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
-            self._gauge(name).set(value)
-        self.shown |= metrics  # held-out figures come now and then
-        self._advance(step)
+
+    def push(self) -> None:
+        """Bring what was recorded to where the checkpoints are."""
+        self.board.flush()
+        self.storage.push(self.path.name, "tensorboard")
 
     def _advance(self, step: int) -> None:
         if self.bar is not None:
@@ -89,11 +103,11 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The rows of metrics.jsonl; a last one that is not whole does not count."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def recorder_actor(folder: Path, total: int, stage: str = "gsim", bar: bool = True) -> Any:
-    """A recorder on the driver's own node, where `folder` is."""
+def recorder_actor(storage: Storage, total: int, stage: str = "gsim", bar: bool = True) -> Any:
+    """A recorder on the driver's own node, where the run's folder or working copy is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(folder, total, stage, bar)
+    return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(storage, total, stage, bar)

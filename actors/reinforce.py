@@ -11,14 +11,16 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.judge import Judge
 from actors.pool import Crew, Feed, hire
+from actors.resources import resources
 from actors.reward import RewardWorker
 from actors.rl import Plan, RLRun, rollout_sampler
 from actors.rollout import RolloutWorker
 from actors.shares import joined
-from actors.trainer import resources, train
+from actors.trainer import train
 from actors.watch import BEST
 from marval_ray.config import RLConfig
 from marval_ray.flat_weights import DTYPES, pack
+from marval_ray.storage import Storage
 from marval_ray.weights import load_model
 
 MEASURED_BATCH = 1_000_000
@@ -37,12 +39,13 @@ class Outcome:
 
 def role_demands(rl: RLConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
     """Resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
-    rollouts = [resources(rl.rollout.cpus, rl.rollout.gpus)] * rl.rollout.count
-    rewards = [resources(rl.reward.cpus, rl.reward.gpus)] * rl.reward.count
-    judges = {"judge": [resources(rl.judge.cpus, rl.judge.gpus)]} if judged else {}
+    rollouts, rewards, judge = (
+        [resources(role.cpus, role.gpus, role.node)] * role.count for role in (rl.rollout, rl.reward, rl.judge)
+    )
+    judges = {"judge": judge[:1]} if judged else {}
     if not rl.colocate:
         return {"rollout": rollouts, "reward": rewards} | judges
-    shared = resources(rl.rollout.cpus + rl.reward.cpus, rl.rollout.gpus + rl.reward.gpus)
+    shared = resources(rl.rollout.cpus + rl.reward.cpus, rl.rollout.gpus + rl.reward.gpus, rl.rollout.node)
     return {"rollout with reward": [shared] * rl.rollout.count} | judges
 
 
@@ -72,11 +75,11 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
         remove_placement_group(group)
 
 
-def reinforce(plan: Plan, folder: Path) -> Outcome:
-    """Train in `folder`, from its last checkpoint if there is one."""
+def reinforce(plan: Plan, storage: Storage) -> Outcome:
+    """Train in `storage`, from its last checkpoint if there is one."""
     with hired(plan) as crew:
         before = reward_of(plan, crew, plan.student)
-        last = train(RLRun(plan, crew), folder, "rl")
+        last = train(RLRun.of(plan, crew), storage, "rl")
         best = last / BEST
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)

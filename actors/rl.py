@@ -7,8 +7,10 @@ from typing import Any
 
 import deepspeed
 import numpy as np
+import ray
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.engine import whole_parameters
@@ -19,13 +21,16 @@ from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.flat_weights import DTYPES, Packer
-from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
-from marval_ray.replay import replay_apart, replay_chain
+from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
 from marval_ray.sampling import Draws, Exploring, OneStep, TokenSampler
 from marval_ray.types import Rollout, Scored, Weights
-from marval_ray.weights import load_model
+from marval_ray.weights import StateDict, build_model, read_state
+
+SHIFT = "class_shift.safetensors"
+"""In each checkpoint: `ClassShift.mean`, the same on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class RLRun:
-    """A plan and the actors hired for it."""
+    """A plan, the actors hired for it, and the weights of its student in the object store: other nodes may not see the file."""
 
     plan: Plan
     crew: Crew
+    student: ray.ObjectRef
+
+    @classmethod
+    def of(cls, plan: Plan, crew: Crew) -> "RLRun":
+        return cls(plan, crew, ray.put(read_state(plan.student)))
 
     @property
     def learner(self) -> LearnerConfig:
         return self.plan.learner
 
     def make(self, device: torch.device) -> "RLLearner":
-        return RLLearner(self.plan, self.crew, device)
+        return RLLearner(self.plan, self.crew, ray.get(self.student), device)
 
 
 def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
@@ -77,14 +87,15 @@ def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
-    def __init__(self, plan: Plan, crew: Crew, device: torch.device):
-        student, rl = load_model(plan.student, plan.model), plan.rl
+    def __init__(self, plan: Plan, crew: Crew, state: StateDict, device: torch.device):
+        student, rl = build_model(plan.model, state, plan.student), plan.rl
         student.head.requires_grad_(not rl.freeze_head)
         super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student
         self.plan, self.crew = plan, crew
         self.initial: Student | None = None
-        if rl.drift_weight:
-            self.initial = Student(load_model(plan.student, plan.model)).eval().requires_grad_(False).to(device)
+        self.shift = ClassShift(plan.model.num_classes, plan.model.num_tokens, plan.model.token_channels, device)
+        if rl.drift_weight or rl.class_drift_weight:
+            self.initial = Student(build_model(plan.model, state, plan.student)).eval().requires_grad_(False).to(device)
         self.matcher = ScoreMatcher(plan.gsim, self) if rl.gsim_weight else None
         self.pack = Packer(DTYPES[rl.weight_dtype])
         self.feed: Feed | None = None
@@ -158,9 +169,20 @@ class RLLearner(Learner):
         if self.initial is not None:
             with torch.no_grad():
                 initial = [self.initial(replayed.context, replayed.noise) for replayed in loops]
-            distance = drift(torch.cat([replayed.prediction for replayed in loops]), torch.cat(initial))
-            value, metrics = value + rl.drift_weight * distance, metrics | {"drift": distance.detach()}
+            price, more = self._drift(rollout.labels, loops, torch.cat(initial))
+            value, metrics = value + price, metrics | more
         return value, metrics
+
+    def _drift(self, labels: Tensor, loops: list[ReplayedLoop], initial: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The price of leaving the initial student: of each token, and of each class as a whole."""
+        rl, prediction = self.plan.rl, torch.cat([replayed.prediction for replayed in loops])
+        distance = drift(prediction, initial)
+        cells = torch.cat([self.shift.cells(labels, replayed.loop.predicted) for replayed in loops])
+        sums = self.shift.sums(cells, prediction.detach() - initial)
+        dist.all_reduce(sums)
+        self.shift.update(sums)
+        price = rl.drift_weight * distance + rl.class_drift_weight * self.shift.penalty(cells, prediction)
+        return price, {"drift": distance.detach(), "class_drift": 0.5 * self.shift.mean.square().sum(-1).mean()}
 
     def _policy(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
@@ -265,12 +287,15 @@ class RLLearner(Learner):
 
     def save(self, folder: Path, step: int) -> None:
         super().save(folder, step)
+        if self.rank == 0:
+            save_file({"mean": self.shift.mean}, folder / SHIFT)
         if self.watch is not None:
             self.watch.save(folder)
 
     def load(self, folder: Path) -> int:
         if self.watch is not None:
             self.watch.load(folder)
+        self.shift.mean = load_file(folder / SHIFT)["mean"].to(self.device)
         return super().load(folder)
 
     def extra_state(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -20,8 +20,10 @@ from torch import Tensor
 from actors.learner import Learner, NonFiniteError
 from actors.pool import WorkerLostError
 from actors.recorder import recorder_actor
+from actors.resources import resources
 from actors.screen import watched
 from marval_ray.config import LearnerConfig
+from marval_ray.storage import Storage
 
 
 class LearnerError(ValueError):
@@ -41,34 +43,56 @@ class Run(Protocol):
     def make(self, device: torch.device) -> Learner: ...
 
 
-def train(run: Run, folder: Path, stage: str = "gsim") -> Path:
-    """Train until `run.learner.steps`, from the last checkpoint in `folder` if there is one.
+class Push(ray.train.UserCallback):
+    """Has the recorder bring its files to where each checkpoint went."""
 
-    Returns the folder of the last checkpoint. Raises LearnerError when the learner gave up, Stopped after SIGTERM, and
-    ray.train.TrainingFailedError when workers were lost more often than `max_failures`.
+    def __init__(self, recorder: Any):
+        self.recorder = recorder
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None) -> None:
+        ray.get(self.recorder.push.remote())
+
+
+def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
+    """Train until `run.learner.steps`, from the last checkpoint in `storage` if there is one.
+
+    Returns a folder with the last checkpoint. Raises LearnerError when the learner gave up or workers failed more often than
+    `max_failures`, and Stopped after SIGTERM.
     """
     table = stage == "rl" and sys.stdout.isatty()
-    recorder = recorder_actor(folder, run.learner.steps, stage, bar=not table)
+    recorder = recorder_actor(storage, run.learner.steps, stage, bar=not table)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"run": run, "recorder": recorder},
         scaling_config=scaling(run.learner),
         run_config=ray.train.RunConfig(
             name="train" if stage == "gsim" else f"train-{stage}",
-            storage_path=str(folder.absolute()),
+            storage_path=storage.checkpoints,
+            callbacks=[Push(recorder)],  # type: ignore[list-item]  # mypy takes the class of Train v1
             failure_config=ray.train.FailureConfig(max_failures=run.learner.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
     with on_sigterm(recorder.stop.remote), watched(recorder, run.learner.steps) if table else nullcontext():
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            cause = ray.get(recorder.finish.remote()) or last_line(error)
+            raise LearnerError(f"stage {stage} failed: {cause}; what was saved is in {storage}: cure the cause, then --resume") from error
     failure: str | None = ray.get(recorder.finish.remote())
     if failure:
         raise LearnerError(failure)
     if ray.get(recorder.stopping.remote()):
-        raise Stopped(f"stopped on SIGTERM in stage {stage}; --resume continues from the checkpoint in {folder}")
+        raise Stopped(f"stopped on SIGTERM in stage {stage}; --resume continues from the checkpoint in {storage}")
     assert result.checkpoint is not None  # the last update writes one
-    return Path(result.checkpoint.path)
+    if storage.uri is None:
+        return Path(result.checkpoint.path)
+    return Path(result.checkpoint.to_directory(storage.folder / f"last-{stage}"))
+
+
+def last_line(error: Exception) -> str:
+    """What a traceback in text ends with."""
+    return [line for line in str(error).splitlines() if line.strip()][-1]
 
 
 @contextmanager
@@ -92,41 +116,7 @@ def scaling(config: LearnerConfig) -> ray.train.ScalingConfig:
 
 def demand(config: LearnerConfig) -> dict[str, float]:
     """Resources of one worker."""
-    return resources(config.cpus_per_worker, config.gpus_per_worker)
-
-
-def resources(cpus: float, gpus: float) -> dict[str, float]:
-    """In Ray's terms."""
-    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
-
-
-def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict[str, float]]) -> None:
-    """Raise ValueError unless all of `demands` (resources of each actor, by role) fit into `nodes` (of each live node).
-
-    What does not fit would wait for ever.
-    """
-
-    def size(wish: tuple[str, dict[str, float]]) -> tuple[float, float]:
-        return wish[1].get("GPU", 0.0), wish[1]["CPU"]
-
-    free = [dict(node) for node in nodes]
-    wanted = [(role, need) for role, needs in demands.items() for need in needs]
-    for number, (role, need) in enumerate(sorted(wanted, key=size, reverse=True)):
-        node = next((n for n in free if all(n.get(name, 0) >= amount for name, amount in need.items())), None)
-        if node is None:
-            have = {name: sum(node.get(name, 0) for node in nodes) for name in need}
-            counts = ", ".join(f"{len(needs)} {name} of {needs[0]}" for name, needs in demands.items())
-            raise ValueError(
-                f"{counts} do not fit: {len(nodes)} node(s) with {have} in all have no room for {role} after {number} "
-                f"of {len(wanted)} actors; lower --learner.workers or what each role takes, or add nodes"
-            )
-        for name, amount in need.items():
-            node[name] -= amount
-
-
-def node_resources() -> list[dict[str, float]]:
-    """Resources of each live node of the cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return resources(config.cpus_per_worker, config.gpus_per_worker, config.node)
 
 
 def train_loop(config: dict) -> None:

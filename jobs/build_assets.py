@@ -20,8 +20,8 @@ class Config:
     data: Path = Path("data/fashion-mnist")
     vae: Path = Path("runs/vae-robust")
     teacher: Path = Path("runs/teacher/teacher.safetensors")
-    student: Path | None = None
-    """A distilled student; without it the student that is there stays."""
+    run: Path | None = None
+    """A run of jobs/distill.py with both stages; without it the students that are there stay."""
     images: int = 8000
     """How many of the first training images (and their latents) are shipped."""
 
@@ -29,8 +29,9 @@ class Config:
 def main(config: Config) -> None:
     load_vae(config.vae).autoencoder.save_pretrained(assets_index.VAE, safe_serialization=True)
     write_model(config.teacher, assets_index.TEACHER)
-    if config.student:
-        write_model(config.student, assets_index.STUDENT)
+    if config.run:
+        write_model(config.run / "student.safetensors", assets_index.STUDENT)
+        write_model(config.run / "student-gsim.safetensors", assets_index.GSIM_STUDENT)
     slice_parquet(config.data / "latents-train.parquet", assets_index.LATENTS, config.images)
     slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
     pixels, labels = read_images(config.data / "test.parquet")

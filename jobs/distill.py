@@ -6,17 +6,17 @@ jobs/distill.py`, and against the cluster that RAY_ADDRESS names. Without option
 """
 
 import argparse
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-# Ray's workers would otherwise yield to every other process of the machine.
-os.environ.setdefault("RAY_worker_niceness", "0")
+from marval_ray.environment import before_ray
+
+before_ray()
 
 import ray
 import torch
@@ -25,8 +25,9 @@ import tyro
 from actors.gsim import GSIMRun
 from actors.recorder import METRICS, read_metrics
 from actors.reinforce import reinforce, role_demands
+from actors.resources import check_resources, node_resources
 from actors.rl import Plan
-from actors.trainer import Stopped, check_resources, demand, node_resources, train
+from actors.trainer import Stopped, demand, train
 from marval_ray import assets_index, cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
@@ -35,9 +36,13 @@ from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
+from marval_ray.storage import Storage
 from marval_ray.weights import load_model, read_state, save_weights
 
 Result = TypeVar("Result")
+
+REWARD_SAMPLES = 500
+"""Images whose mean reward is compared before and after RL; it is known from fewer than FD."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Config:
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
     """A text file with a prompt for each class; by default the classes' names in a template."""
-    out: Path = Path("runs/distill")
+    out: str = "runs/distill"
+    """A folder, s3://BUCKET/... or gs://BUCKET/...."""
     seed: int = 0
     resume: bool = False
     """Continue the run in OUT from its last checkpoint."""
@@ -80,37 +86,39 @@ class Config:
 
 def main(config: Config) -> None:
     began = time.perf_counter()
-    config = replace(config, out=lasting(config.out))
-    check_run_folder(config.out, config, config.resume, config.overwrite)
+    storage = Storage.of(lasting(config.out))
+    storage.pull()
+    check_run_folder(storage, config, config.resume, config.overwrite)
     check_latents(config.latents, config.model.latent_shape)
-    student = config.student or config.out / "student-gsim.safetensors"
+    student = config.student or storage.folder / "student-gsim.safetensors"
     if "rl" in config.stages:
         plan = plan_of(config, student, prompts_of(config))
         check_rewards(config.rl.rewards)
     first = load_model(config.student or config.teacher, config.model)
-    figures = Figures(config.figures, config.vae, config.out)
+    figures = Figures(config.figures, config.vae, storage.folder)
     ray.init()
     check_resources(demands(config), node_resources())
-    open_run_folder(config.out, config, config.overwrite)
-    print((config.out / "config.json").read_text())
+    open_run_folder(storage, config, config.overwrite)
+    print((storage.folder / "config.json").read_text())
     extra: dict[str, float] = {}
     if "gsim" in config.stages:
-        figures.before(first)
-        _, extra["seconds_gsim"] = timed(distil, config, student)
+        figures.before(first, config.rl.loops if "rl" in config.stages else config.figures.loops[-1])
+        _, extra["seconds_gsim"] = timed(distil, config, storage, student)
     if "rl" not in config.stages:
         figures.distilled(load_model(student, config.model))
     else:
         figures.before_rl(load_model(student, config.model), config.rl.loops)
-        outcome, extra["seconds_rl"] = timed(reinforce, plan, config.out)
+        outcome, extra["seconds_rl"] = timed(reinforce, plan, storage)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
         figures.reinforced(load_model(student, config.model), config.rl.loops)
-    save_weights(config.out / "student.safetensors", read_state(student), torch.float32)
-    metrics = {stage: read_metrics(config.out / METRICS[stage]) for stage in config.stages.split(",")}
+    save_weights(storage.folder / "student.safetensors", read_state(student), torch.float32)
+    metrics = {stage: read_metrics(storage.folder / METRICS[stage]) for stage in config.stages.split(",")}
     if "rl" in metrics:
         extra["rl_updates"] = metrics["rl"][-1]["step"]
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
-    print(f"student: {config.out / 'student.safetensors'}\nreport:  {config.out / 'report.html'}")
+    storage.push()
+    print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")
 
 
 def timed(work: Callable[..., Result], *arguments: object) -> tuple[Result, float]:
@@ -144,20 +152,21 @@ def prompts_of(config: Config) -> tuple[str, ...]:
 def plan_of(config: Config, student: Path, prompts: tuple[str, ...]) -> Plan:
     return Plan(
         config.model, config.rl, config.guard, config.rl_learner, student.absolute(), gsim_run(config, config.rl_learner),
-        config.vae.absolute(), prompts, config.figures.judge(), config.figures.samples, config.seed,
+        config.vae.absolute(), prompts, config.figures.judge(), REWARD_SAMPLES, config.seed,
     )  # fmt: skip
 
 
-def lasting(out: Path) -> Path:
-    """`out`, absolute. Ray deletes a submitted job's copy of the working directory, so there it is put under home."""
+def lasting(out: str) -> str:
+    """A folder as an absolute path. Ray deletes a submitted job's copy of the working directory, so there it is put under home."""
     inside_copy = "runtime_resources" in Path.cwd().parts
-    return (Path.home() if inside_copy else Path.cwd()) / out
+    return out if "://" in out else str((Path.home() if inside_copy else Path.cwd()) / out)
 
 
-def distil(config: Config, student: Path) -> None:
+def distil(config: Config, storage: Storage, student: Path) -> None:
     """Train, and write the averaged student."""
-    last = train(gsim_run(config, config.learner), config.out)
+    last = train(gsim_run(config, config.learner), storage)
     save_weights(student, read_state(last / "ema.safetensors"), torch.float32)
+    storage.push(student.name)
 
 
 def gsim_run(config: Config, learner: LearnerConfig) -> GSIMRun:

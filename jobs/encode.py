@@ -6,25 +6,24 @@
 The latents come in the order of the images, whatever the number of workers.
 """
 
-import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-# Ray's workers would otherwise yield to any other process of the machine.
-os.environ.setdefault("RAY_worker_niceness", "0")
+from marval_ray.environment import before_ray
 
-from collections.abc import Iterable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Literal  # noqa: E402
+before_ray()
 
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import ray  # noqa: E402
-import ray.data  # noqa: E402
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
 
-from actors.encoder import Batch, Decoder, Encoder  # noqa: E402
-from marval_ray import assets_index, cli  # noqa: E402
-from marval_ray.files import atomic_path  # noqa: E402
-from marval_ray.models.vae import VAE, load_vae  # noqa: E402
+from actors.encoder import Batch, Decoder, Encoder
+from marval_ray import assets_index, cli
+from marval_ray.files import atomic_path
+from marval_ray.models.vae import VAE, load_vae
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""

@@ -41,7 +41,7 @@ class Config:
     latents: Path = assets_index.LATENTS
     vae: Path = assets_index.VAE
     teacher: Path = assets_index.TEACHER
-    student: Path = assets_index.STUDENT
+    student: Path = assets_index.GSIM_STUDENT
     out: Path = Path("runs/reward")
     samples: int = 2000
     """Generated images of each kind for training, and half as many for the held-out pairs."""

@@ -16,6 +16,9 @@ TEACHER = ASSETS / "teacher" / "teacher.safetensors"
 TEACHER_FIGURES = ASSETS / "teacher" / "figures.json"
 """Measured quality and speed of the teacher, its best sampling options and the command that measured them."""
 STUDENT = ASSETS / "student" / "student.safetensors"
+"""After both stages."""
+GSIM_STUDENT = ASSETS / "student" / "student-gsim.safetensors"
+"""The same before RL."""
 
 _PREFIX = "embedded"
 

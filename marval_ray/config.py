@@ -106,6 +106,8 @@ class LearnerConfig:
     cpus_per_worker: int = 1
     threads_per_worker: int | None = None
     """Threads of torch, on a CPU; by default as many as CPUs."""
+    node: str | None = None
+    """Only nodes that have this custom resource, such as those of one type in cluster.yaml; by default any."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage of both networks."""
     max_failures: int = 3
@@ -137,6 +139,8 @@ class RoleConfig:
     gpus: float = 0.0
     threads: int = 1
     """Threads of torch, on a CPU."""
+    node: str | None = None
+    """Only nodes that have this custom resource; by default any."""
 
     def __post_init__(self) -> None:
         for name in ("count", "threads"):
@@ -172,6 +176,8 @@ class RLConfig:
     """Weight of the GSIM loss beside the reward."""
     drift_weight: float = 0.0
     """Weight of the squared distance to the predictions of the student before RL."""
+    class_drift_weight: float = 0.0
+    """Weight of the squared mean shift of each class's predictions: what all images of a class do alike costs extra."""
     freeze_head: bool = False
     """Leave the denoising head as it is: rewards spoil fine texture through it first."""
     reward_scale: bool = True

@@ -98,8 +98,9 @@ class Figures:
         self.student_rows: list[Row] = []
         self.grids: dict[str, Tensor] = {}
 
-    def before(self, teacher: MAR) -> None:
-        """Pictures and speed of the teacher; pictures and scores of the student, still the teacher read in one step."""
+    def before(self, teacher: MAR, loops: int) -> None:
+        """Pictures and speed of the teacher; pictures of the student, still the teacher read in one step, and its scores
+        at a number of loops."""
         teacher = teacher.to(self.device)
         generation = Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch)
         self._draw("teacher", generation)
@@ -107,8 +108,8 @@ class Figures:
         self._draw("student before", student)
         if self.evaluator is None:
             return
-        (row,) = measure_loops("student before", student, self._labels(teacher), self.config.seed, self.evaluator, self.config.loops[-1:])
-        self.summary |= scores("student", row, "_before")
+        (row,) = measure_loops("student before", student, self._labels(teacher), self.config.seed, self.evaluator, [loops])
+        self._keep("_before", row)
         if self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
+from marval_ray.config import ModelConfig
 from marval_ray.images import crop_to
 from marval_ray.models.mar import MAR, unpatchify
 from marval_ray.models.vae import VAE
@@ -46,8 +47,12 @@ class Generation:
         for indices in torch.arange(len(labels)).split(self.batch):
             draws = Draws.from_seed(seed, indices.tolist(), c.num_tokens, c.token_channels, self.sampler.noise_steps)
             tokens = sample_tokens(self.model, self.sampler, labels[indices].to(device), draws.to(device), self.loops)
-            images = self.vae.decode(unpatchify(tokens, c.patch_size)).float().clamp(-1, 1)
-            yield crop_to(images, c.image_size)
+            yield decode_tokens(tokens, self.vae, c)
+
+
+def decode_tokens(tokens: Float[Tensor, "N L D"], vae: VAE, config: ModelConfig) -> Float[Tensor, "N C H W"]:
+    """Images in [-1, 1]."""
+    return crop_to(vae.decode(unpatchify(tokens, config.patch_size)).float().clamp(-1, 1), config.image_size)
 
 
 def student_generation(model: MAR, vae: VAE, loops: int = 64, batch: int = 64) -> Generation:

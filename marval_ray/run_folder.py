@@ -1,13 +1,13 @@
-"""The folder of a run: fresh, resumed or overwritten, and never by accident."""
+"""The place of a run: fresh, resumed or overwritten, and never by accident."""
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from marval_ray.assets_index import portable
 from marval_ray.files import write_json
+from marval_ray.storage import Storage
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
     f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")
@@ -19,38 +19,30 @@ OWN = (
 )  # fmt: skip
 
 
-def check_run_folder(folder: Path, config: Any, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError unless a run of `config` (a dataclass) may use `folder`.
+def check_run_folder(storage: Storage, config: Any, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError unless a run of `config` (a dataclass) may use `storage`, whose records were pulled.
 
-    A folder that holds a run needs `resume` or `overwrite`; a resumed run keeps the settings that it began with.
+    A place that holds a run needs `resume` or `overwrite`; a resumed run keeps the settings that it began with.
     """
-    path = folder / "config.json"
+    path = storage.folder / "config.json"
     if resume:
-        _check_same(path, _plain(config))
+        _check_same(path, _plain(config), storage)
     elif path.exists() and not overwrite:
-        state = "finished" if (folder / "student.safetensors").exists() else "unfinished"
-        raise ValueError(f"{folder} holds a {state} run: continue it with --resume, or start anew with --overwrite")
+        state = "finished" if (storage.folder / "summary.json").exists() else "unfinished"
+        raise ValueError(f"{storage} holds a {state} run: continue it with --resume, or start anew with --overwrite")
 
 
-def open_run_folder(folder: Path, config: Any, overwrite: bool) -> None:
-    """Write config.json into a folder that `check_run_folder` accepted, emptied before if `overwrite`."""
+def open_run_folder(storage: Storage, config: Any, overwrite: bool) -> None:
+    """Write config.json into a place that `check_run_folder` accepted, emptied before if `overwrite`."""
     if overwrite:
-        clear(folder)
-    write_json(folder / "config.json", _plain(config))
+        storage.remove([*OWN, *(name for name in storage.listing() if name.endswith(".png"))])
+    write_json(storage.folder / "config.json", _plain(config))
+    storage.push("config.json")
 
 
-def clear(folder: Path) -> None:
-    """Delete what a run writes, and nothing else."""
-    for path in [folder / name for name in OWN] + list(folder.glob("*.png")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _check_same(path: Path, resolved: dict) -> None:
+def _check_same(path: Path, resolved: dict, storage: Storage) -> None:
     if not path.exists():
-        raise ValueError(f"{path.parent} holds no run to resume: leave --resume out, or correct --out")
+        raise ValueError(f"{storage} holds no run to resume: leave --resume out, or correct --out")
     before, now = _flat(json.loads(path.read_text())), _flat(resolved)
     changed = [
         f"{name} was {before.get(name)}, is {now.get(name)}"
@@ -58,7 +50,7 @@ def _check_same(path: Path, resolved: dict) -> None:
         if before.get(name) != now.get(name) and not {name, name.split(".")[0]} & FREE_TO_CHANGE
     ]
     if changed:
-        raise ValueError(f"{path.parent} began with other settings ({'; '.join(changed)}): give the same, or another --out")
+        raise ValueError(f"{storage} began with other settings ({'; '.join(changed)}): give the same, or another --out")
 
 
 def _plain(config: Any) -> dict:

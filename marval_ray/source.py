@@ -18,6 +18,8 @@ from marval_ray.sampling import Ancestral
 from marval_ray.weights import load_model, read_config
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")
+STUDENTS = ("student.safetensors", "student-gsim.safetensors")
+"""What a run of jobs/distill.py exports."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,31 @@ class Source:
         if self.teacher:
             return assets_index.TEACHER
         return DEMO_STUDENT if DEMO_STUDENT.exists() else assets_index.STUDENT
+
+
+def students(run: Path) -> list[Path]:
+    """What `run` exported so far, the newest first."""
+    there = [run / name for name in STUDENTS if (run / name).exists()]
+    return sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def student_of(path: Path) -> Path:
+    """`path` itself, or of a run's folder the newest student that can be read. Raises ValueError when there is none."""
+    if not path.is_dir():
+        return path
+    for student in students(path):
+        if readable(student):
+            return student
+    raise ValueError(f"{path} has no student that can be read: looked for {' and '.join(STUDENTS)}")
+
+
+def readable(student: Path) -> bool:
+    """Whether the file holds a student as its config.json says."""
+    try:
+        load_model(student)
+    except ValueError:
+        return False
+    return True
 
 
 def vae_beside(checkpoint: Path) -> Path:

@@ -84,9 +84,13 @@ def read_config(folder: Path) -> ModelConfig:
 
 def load_model(path: Path, config: ModelConfig | None = None) -> MAR:
     """A MAR in float32 from a safetensors or published `.pth` file; without `config`, config.json beside it counts."""
-    config = config or read_config(path.parent)
+    return build_model(config or read_config(path.parent), read_state(path), path)
+
+
+def build_model(config: ModelConfig, state: StateDict, source: Path | str) -> MAR:
+    """A MAR in float32 with the weights `state`, which come from `source`."""
     model = MAR(config)
-    load_strictly(model, read_state(path), path)
+    load_strictly(model, state, source)
     return model
 
 

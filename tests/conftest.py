@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# Ray's workers would otherwise yield to every other process of the machine.
-os.environ.setdefault("RAY_worker_niceness", "0")
+from marval_ray.environment import before_ray
+
+before_ray()  # as the jobs do
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 FIXTURES = Path(__file__).parent / "fixtures"

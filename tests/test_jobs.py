@@ -188,7 +188,7 @@ def test_distillation_refuses_bad_options(tmp_path):
     assert all(option in missing for option in ("--teacher PATH", "--latents PATH", "--vae PATH"))
     assert "learner.steps must be at least 1, got 0" in refuse(DISTILL, "--learner.steps", 0, *out)
     message = refuse(DISTILL, "--stages", "gsim", "--learner.workers", 64, *out)
-    assert "64 learner of {'CPU': 2.0} do not fit" in message and "lower --learner.workers" in message
+    assert "64 learner of {'CPU': 2.0} do not fit" in message and "lower their number" in message
     assert "--student goes with --stages rl" in refuse(DISTILL, "--stages", "rl", *out)
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "beauty", *out)
     assert "there is nothing at no/such/reward" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:no/such/reward", *out)

@@ -85,7 +85,7 @@ def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():
 
 
 def test_embedded_models_are_small_and_fit_the_preset():
-    for path in (assets_index.TEACHER, assets_index.STUDENT):
+    for path in (assets_index.TEACHER, assets_index.STUDENT, assets_index.GSIM_STUDENT):
         assert load_model(path).config == MODELS["tiny"]
     assert sum(f.stat().st_size for f in assets_index.ASSETS.rglob("*") if f.is_file()) < 30e6
     assert assets_index.resolve(assets_index.portable(assets_index.VAE)) == assets_index.VAE

@@ -7,7 +7,7 @@ from small import MODEL, write_teacher
 from marval_ray import assets_index
 from marval_ray.config import GuardConfig
 from marval_ray.guard import Guard
-from marval_ray.losses.reward import clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
 from marval_ray.metrics import Scores
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
@@ -116,6 +116,34 @@ def test_drift_is_the_divergence_of_unit_gaussians():
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(a, 1.0), normal(b, 1.0)).sum(-1).mean()
     assert torch.allclose(drift(a, b), expected)
+
+
+def test_the_shift_of_a_class_is_what_its_predictions_have_in_common():
+    """Differences that cancel within each class and position cost nothing; a common one has the gradient of its square."""
+    torch.manual_seed(0)
+    shift = ClassShift(classes=3, length=4, channels=2, device=torch.device("cpu"))
+    labels, places = torch.tensor([0, 0, 2, 2]), torch.tensor([[1, 3], [1, 3], [0, 2], [0, 2]])
+    cells = shift.cells(labels, places)
+    assert cells.tolist() == [1, 3, 1, 3, 8, 10, 8, 10]
+    own = torch.randn(2, 1, 2, 2)
+    common = torch.tensor([0.5, -1.0])
+    for difference, expected in ((torch.cat([own, -own], 1), torch.zeros(2)), (common.expand(2, 2, 2, 2), common)):
+        for _ in range(60):  # until the running mean has arrived
+            shift.update(shift.sums(cells, difference.reshape(8, 2)))
+        assert torch.allclose(shift.mean[cells.unique()], expected.expand(4, 2), atol=1e-4)
+        prediction = torch.zeros(8, 2, requires_grad=True)
+        (gradient,) = torch.autograd.grad(shift.penalty(cells, prediction), prediction)
+        assert torch.allclose(gradient, expected.expand(8, 2) / 8, atol=1e-5)
+    assert not shift.mean[[0, 2, 4, 5, 6, 7, 9, 11]].any()  # never met
+
+
+def test_the_running_shift_is_the_same_however_ranks_share_the_batch():
+    torch.manual_seed(0)
+    cells, difference = torch.randint(12, (30,)), torch.randn(30, 2)
+    whole, shared = (ClassShift(3, 4, 2, torch.device("cpu")) for _ in range(2))
+    whole.update(whole.sums(cells, difference))
+    shared.update(sum(shared.sums(cells[part], difference[part]) for part in torch.arange(30).split(10)))
+    assert torch.allclose(whole.mean, shared.mean, atol=1e-6)
 
 
 def test_the_importance_ratio_is_that_of_the_densities(student):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from chaos import disturb
 from ray.util.state import list_actors
 from rich.console import Console
 from safetensors.torch import load_file
@@ -31,14 +32,16 @@ from marval_ray.flat_weights import pack, unpack
 from marval_ray.models.mar import MAR
 from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts
+from marval_ray.storage import Storage
 
 ROLE = RoleConfig(count=2, cpus=0.5)
+CHAOS_STEPS = 600
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
     variables = {"PYTHONPATH": str(Path(__file__).parent), "HANG_MARKER": str(tmp_path_factory.mktemp("hang") / "hung")}
-    with ray.init(num_cpus=8, runtime_env={"env_vars": variables}):
+    with ray.init(num_cpus=8, object_store_memory=300 * 10**6, runtime_env={"env_vars": variables}):
         yield
 
 
@@ -63,7 +66,7 @@ def trained(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
     """The averaged student after training in `folder`."""
     folder.mkdir(exist_ok=True)
     with hired(plan) as crew:
-        return load_file(train(RLRun(plan, crew), folder, "rl") / "ema.safetensors")
+        return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), "rl") / "ema.safetensors")
 
 
 def gap(a: dict, b: dict) -> float:
@@ -76,7 +79,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
-    plan = with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12)
+    plan = with_rl(with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12), drift_weight=1e-3, class_drift_weight=1e-3)
     whole = trained(plan, tmp_path / "whole")
     rows = metrics(tmp_path / "whole")
     assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
@@ -89,10 +92,11 @@ def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
 @pytest.mark.slow
 def test_all_options_together_run(plan, tmp_path):
     plan = with_rl(
-        plan, gsim_weight=0.1, drift_weight=0.1, saturate=1.0, random_last=True, weight_dtype="bfloat16", colocate=True
-    )
+        plan, gsim_weight=0.1, drift_weight=0.1, class_drift_weight=0.1, saturate=1.0, random_last=True, weight_dtype="bfloat16",
+        colocate=True,
+    )  # fmt: skip
     rows = trained(plan, tmp_path / "run") and metrics(tmp_path / "run")
-    assert {"generator/loss", "drift", "reward", "flow/rollout_ms", "flow/sync_megabytes"} <= rows[-1].keys()
+    assert {"generator/loss", "drift", "class_drift", "reward", "flow/rollout_ms", "flow/sync_megabytes"} <= rows[-1].keys()
 
 
 @pytest.mark.slow
@@ -162,12 +166,12 @@ def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path, action):
     learner = replace(tiny.rl_learner, steps=steps, batch=16, lr=1e-3, warmup=0, cpus_per_worker=1)
     gsim = GSIMRun(tiny.model, tiny.gsim, learner, assets_index.TEACHER, assets_index.LATENTS)
     plan = Plan(
-        tiny.model, rl, guard, learner, assets_index.STUDENT, gsim, assets_index.VAE, tuple(class_prompts(CLASS_NAMES)),
+        tiny.model, rl, guard, learner, assets_index.GSIM_STUDENT, gsim, assets_index.VAE, tuple(class_prompts(CLASS_NAMES)),
         (assets_index.CLASSIFIER, assets_index.REFERENCE),
     )  # fmt: skip
     tmp_path.joinpath("run").mkdir()
     with hired(plan) as crew:
-        last = train(RLRun(plan, crew), tmp_path / "run", "rl")
+        last = train(RLRun.of(plan, crew), Storage.of(str(tmp_path / "run")), "rl")
         progress, guard_state = (json.loads((last / name).read_text()) for name in ("progress.json", "guard.json"))
         best = pack(load_file(last / "best.safetensors"), 0, torch.float32)
         judged = ray.get(crew.judge.look.remote(best))
@@ -187,6 +191,19 @@ def test_a_worker_that_hangs_is_replaced(plan, tmp_path):
     hanging = with_rl(plan, rewards=("plugin:small_reward:HangsOnce",), timeout=20)
     assert gap(whole, trained(hanging, tmp_path / "hung")) == 0
     assert metrics(tmp_path / "hung")[-1]["flow/replaced_workers"] == 1
+
+
+@pytest.mark.chaos
+def test_ten_minutes_of_chaos_change_nothing(plan, tmp_path):
+    plan = with_rl(with_learner(plan, steps=CHAOS_STEPS, checkpoint_every=20, max_failures=1000), timeout=10)
+    whole = trained(plan, tmp_path / "whole")
+    with ThreadPoolExecutor(1) as background:
+        result = background.submit(trained, plan, tmp_path / "disturbed")
+        wait_for_rows(tmp_path / "disturbed" / "metrics-rl.jsonl", 2)
+        harm = disturb(seed=0, seconds=600, over=result.done)
+        assert gap(whole, result.result(timeout=600)) == 0
+    assert len(harm) >= 5, harm
+    assert [row["step"] for row in metrics(tmp_path / "disturbed")] == list(range(1, CHAOS_STEPS + 1))
 
 
 def test_images_without_a_usable_reward_are_dropped_and_counted(plan, tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,17 +11,12 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, succeed
+from servers import free_port
 from test_jobs import DISTILL, SHORT
 
 BIN = Path(sys.executable).parent
 RAY = BIN / "ray"
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_for(url: str, token: str, seconds: float = 90) -> None:
@@ -42,7 +36,8 @@ def cluster(request, tmp_path):
     token = "0123456789abcdef" * 4
     port, dashboard = free_port(), free_port()
     auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": token} if request.param == "token" else {})
-    env = auth | {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    # The variable is what before_ray() set for the tests; a user's `ray start` and job do not have it.
+    env = auth | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     command = [
         RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
         "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/marval-{port}",

@@ -15,8 +15,10 @@ from small import MODEL, write_random_latents, write_teacher
 
 from actors.gsim import GSIMRun
 from actors.recorder import read_metrics
-from actors.trainer import LearnerError, check_resources, train
+from actors.resources import check_resources, resources
+from actors.trainer import LearnerError, train
 from marval_ray.config import GSIMConfig, LearnerConfig
+from marval_ray.storage import Storage
 from marval_ray.weights import read_state
 
 
@@ -36,7 +38,7 @@ def run(tmp_path) -> GSIMRun:
 def trained(run: GSIMRun, folder: Path) -> dict:
     """The averaged student after training in `folder`."""
     folder.mkdir(exist_ok=True)
-    return load_file(train(run, folder) / "ema.safetensors")
+    return load_file(train(run, Storage.of(str(folder))) / "ema.safetensors")
 
 
 def largest_gap(a: dict, b: dict) -> float:
@@ -112,3 +114,7 @@ def test_actors_that_do_not_fit_are_refused_before_they_would_wait():
         check_resources({"learner": [{"CPU": 2.0}] * 4}, nodes)
     with pytest.raises(ValueError, match=r"no room for reward after 1"):
         check_resources({"learner": [{"CPU": 2.0, "GPU": 1.0}], "reward": [{"CPU": 1.0, "GPU": 0.5}] * 2}, nodes)
+    marked = [{"CPU": 2.0}, {"CPU": 2.0, "rollout": 1.0}]
+    check_resources({"learner": [resources(2, 0)], "rollout": [resources(1, 0, "rollout")] * 2}, marked)
+    with pytest.raises(ValueError, match="no room for rollout"):
+        check_resources({"rollout": [resources(1, 0, "rollout")] * 3}, marked)

@@ -6,7 +6,7 @@ group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clip
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from marval_ray.losses.base import Loss
@@ -27,6 +27,39 @@ def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Te
 def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
     """Mean over tokens of |G - G_0|^2 / 2: KL between unit Gaussians around the student and the one it began as."""
     return 0.5 * (prediction - initial).square().sum(-1).mean()
+
+
+class ClassShift:
+    """How far predictions of a class at a position went, on average, from those of the initial student.
+
+    A reward's gradient has a part that all images of a class share. Networks learn it first, and it is what takes the
+    samples away from the data (Frechet distance) while it says nothing about the single image, so it has a price of its own.
+    """
+
+    momentum = 0.8
+    """Of the running mean; a few images of a class in an update are too few to tell its shift."""
+
+    def __init__(self, classes: int, length: int, channels: int, device: torch.device):
+        self.length = length
+        self.mean = torch.zeros(classes * length, channels, device=device)
+
+    def cells(self, labels: Int64[Tensor, " B"], places: Int64[Tensor, "B P"]) -> Int64[Tensor, " N"]:
+        """Row of `mean` of each predicted token."""
+        return (labels[:, None] * self.length + places).flatten()
+
+    def sums(self, cells: Int64[Tensor, " N"], difference: Float[Tensor, "N D"]) -> Float[Tensor, "C D1"]:
+        """Sum of the differences of each cell, and in the last column their number; to be added up over ranks."""
+        ones = difference.new_ones(len(difference), 1)
+        return difference.new_zeros(len(self.mean), difference.shape[1] + 1).index_add_(0, cells, torch.cat([difference, ones], 1))
+
+    def update(self, sums: Float[Tensor, "C D1"]) -> None:
+        """Move the running mean of the cells that were met."""
+        count = sums[:, -1:]
+        self.mean = torch.where(count > 0, self.mean.lerp(sums[:, :-1] / count.clamp(min=1), 1 - self.momentum), self.mean)
+
+    def penalty(self, cells: Int64[Tensor, " N"], prediction: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+        """Has the gradient of half the mean square of the shift, with the running mean in the place of this batch's."""
+        return (self.mean[cells] * prediction).sum(-1).mean()
 
 
 def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group: int) -> Float[Tensor, " B"]:

@@ -4,12 +4,15 @@ The encoder sees class tokens and the known tokens only; the decoder sees all po
 position the condition z from which the head denoises its token.
 
 Shape suffixes: B images, L tokens an image, K known tokens, P predicted tokens, D token channels, C encoder width,
-W decoder width, b class ("buffer") tokens. Parameter names are those of the published checkpoints.
+W decoder width, b class ("buffer") tokens, M tokens of all images together. Parameter names are those of the published checkpoints.
 """
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from marval_ray.config import ModelConfig
@@ -24,11 +27,21 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTC: Tensor, rows_BP: Tensor | None = None) -> Tensor:
-        """Of the positions `rows_BP` (by default of all) to all."""
-        q, k, v = self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        """Of the positions `rows_BP` (by default of all)."""
+        q, k, v = self._heads(self.qkv(x_BTC))
         if rows_BP is not None:
             q = q.take_along_dim(rows_BP[:, None, :, None], dim=2)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def packed(self, x_MC: Tensor, seen_BT: Tensor) -> Tensor:
+        """Of the tokens that `seen_BT` marks, within each row of it."""
+        qkv = self.qkv(x_MC)
+        q, k, v = self._heads(qkv.new_zeros(*seen_BT.shape, qkv.shape[-1]).masked_scatter(seen_BT[..., None], qkv))
+        attended = F.scaled_dot_product_attention(q, k, v, seen_BT[:, None, None])
+        return self.proj(attended.transpose(1, 2).flatten(2)[seen_BT])
+
+    def _heads(self, qkv_BTC: Tensor) -> Tensor:
+        return qkv_BTC.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class FeedForward(nn.Module):
@@ -56,6 +69,11 @@ class Block(nn.Module):
         attended = self.attn(self.norm1(x_BTC), rows_BP)
         x_BPC = (x_BTC if rows_BP is None else gather_tokens(x_BTC, rows_BP)) + attended
         return x_BPC + self.mlp(self.norm2(x_BPC))
+
+    def packed(self, x_MC: Tensor, seen_BT: Tensor) -> Tensor:
+        """The tokens that `seen_BT` marks, row after row, after this block."""
+        x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT)
+        return x_MC + self.mlp(self.norm2(x_MC))
 
 
 class DiffusionLoss(nn.Module):
@@ -121,23 +139,29 @@ class MAR(nn.Module):
     ) -> Float[Tensor, "B bK C"]:
         """Encode the known tokens, given with their ascending positions; class tokens come first in the result."""
         b = self.config.buffer_size
-        class_tokens = self.embed_labels(labels)[:, None].expand(-1, b, -1) + self.encoder_pos_embed_learned[:, :b]
         positions = self.encoder_pos_embed_learned[0, b:][known]
-        x = torch.cat([class_tokens, self.z_proj(known_BKD) + positions], dim=1)
+        x = torch.cat([self._class_tokens(labels), self.z_proj(known_BKD) + positions], dim=1)
         x = self.z_proj_ln(x)
         for block in self.encoder_blocks:
             x = block(x)
         return self.encoder_norm(x)
 
+    def _class_tokens(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B b C"]:
+        b = self.config.buffer_size
+        return self.embed_labels(labels)[:, None].expand(-1, b, -1) + self.encoder_pos_embed_learned[:, :b]
+
     def decode(
         self, encoded: Float[Tensor, "B bK C"], known: Int64[Tensor, "B K"], wanted: Int64[Tensor, "B P"]
     ) -> Float[Tensor, "B P W"]:
         """The condition z at the `wanted` positions."""
-        b, length = self.config.buffer_size, self.config.num_tokens
+        b = self.config.buffer_size
         embedded = self.decoder_embed(encoded)
-        tokens = self.mask_token.to(embedded.dtype).expand(len(known), length, -1)
-        tokens = tokens.scatter(1, known[..., None].expand(-1, -1, embedded.shape[-1]), embedded[:, b:])
-        x = torch.cat([embedded[:, :b], tokens], dim=1) + self.decoder_pos_embed_learned
+        tokens = self.mask_token.to(embedded.dtype).expand(len(known), self.config.num_tokens, -1)
+        tokens = scatter_tokens(tokens, known, embedded[:, b:])
+        return self._conditions(torch.cat([embedded[:, :b], tokens], dim=1), wanted)
+
+    def _conditions(self, x: Float[Tensor, "B bL W"], wanted: Int64[Tensor, "B P"]) -> Float[Tensor, "B P W"]:
+        b, x = self.config.buffer_size, x + self.decoder_pos_embed_learned
         *first, last = self.decoder_blocks
         for block in first:
             x = block(x)
@@ -150,6 +174,24 @@ class MAR(nn.Module):
     ) -> Float[Tensor, "B P W"]:  # fmt: skip
         """z at `wanted`, seeing of `tokens` only those at `known` (positions ascending in both)."""
         return self.decode(self.encode(gather_tokens(tokens, known), known, labels), known, wanted)
+
+    def ragged(
+        self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
+        known: Bool[Tensor, "B L"], wanted: Int64[Tensor, "B P"],
+    ) -> Float[Tensor, "B P W"]:  # fmt: skip
+        """As `forward`, for images with different numbers of known tokens, which `known` marks.
+
+        The encoder works on the tokens of all images in one row, so that none is padded; only attention needs a rectangle.
+        """
+        b = self.config.buffer_size
+        seen = F.pad(known, (b, 0), value=True)
+        projected = self.z_proj(tokens) + self.encoder_pos_embed_learned[:, b:]
+        x = self.z_proj_ln(torch.cat([self._class_tokens(labels), projected], dim=1)[seen])
+        for block in cast(Iterable[Block], self.encoder_blocks):
+            x = block.packed(x, seen)
+        embedded = self.decoder_embed(self.encoder_norm(x))
+        hidden = self.mask_token.to(embedded.dtype).expand(*seen.shape, -1)
+        return self._conditions(hidden.masked_scatter(seen[..., None], embedded), wanted)
 
 
 def gather_tokens(tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"]) -> Float[Tensor, "B P D"]:

@@ -1,0 +1,158 @@
+"""Load test: many clients at once against a real server, beside the sampler alone at its best batch size.
+
+    python bench/serving.py
+
+Starts jobs/serve.py on this machine and measures the sampler in this process before and after, so that all numbers come from
+one run. Every answer is checked: the image must equal the one that the sampler alone draws for its class and seed.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+
+from marval_ray import assets_index, cli
+from marval_ray.files import write_json
+from marval_ray.generate import decode_tokens, student_generation
+from marval_ray.images import to_pixels
+from marval_ray.models.vae import load_vae
+from marval_ray.sampling import Draws, OneStep, sample_tokens
+from marval_ray.weights import load_model
+
+SERVE = Path(__file__).parent.parent / "jobs/serve.py"
+
+
+@dataclass(frozen=True)
+class Config:
+    clients: int = 64
+    seconds: float = 60.0
+    steps: int = 64
+    """N_AR of each request."""
+    batches: tuple[int, ...] = (16, 32, 64, 128)
+    """Of the sampler alone; the best counts."""
+    replicas: int = 1
+    """On CPUs more than one, with fewer threads each, waste less time waiting for each other."""
+    threads: int = 0
+    """Of each replica; 0 takes all."""
+    port: int = 8765
+    checked: int = 200
+    """Answers that are compared with the sampler's own images, spread over the run."""
+    out: Path | None = None
+    """A JSON file for the figures."""
+
+
+@dataclass
+class Answer:
+    seed: int
+    status: int
+    seconds: float
+    content: bytes
+
+
+def main(config: Config) -> None:
+    before = best_alone(config)
+    server = start(config)
+    try:
+        got, took = asyncio.run(load(config))
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+    after = best_alone(config)
+    alone = (before + after) / 2
+    served = sum(answer.status == 200 for answer in got) / took
+    latency = np.percentile([answer.seconds for answer in got], [50, 95])
+    figures = {
+        "clients": config.clients, "replicas": config.replicas, "n_ar": config.steps, "answers": len(got),
+        "lost": sum(answer.status != 200 for answer in got),
+        "wrong": wrong(got, config), "images_per_second": served, "alone_images_per_second": alone, "share": served / alone,
+        "p50_s": latency[0], "p95_s": latency[1],
+    }  # fmt: skip
+    print(json.dumps(figures, indent=2))
+    if config.out:
+        write_json(config.out, figures)
+
+
+def best_alone(config: Config) -> float:
+    """Images/s of the sampler without a server, at the best of the batch sizes."""
+    generation = student_generation(load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE), config.steps)
+    speeds = []
+    for batch in config.batches:
+        labels = torch.arange(batch) % 10
+        generation.images(labels[:1], seed=0)
+        began = time.perf_counter()
+        student_generation(generation.model, generation.vae, config.steps, batch).images(labels, seed=0)
+        speeds.append(batch / (time.perf_counter() - began))
+    print("alone, images/s by batch:", dict(zip(config.batches, np.round(speeds, 1).tolist())), flush=True)
+    return max(speeds)
+
+
+def start(config: Config) -> subprocess.Popen:
+    """A server that is ready. Raises ValueError when it ends before."""
+    options = {
+        "port": config.port, "threads": config.threads, "cpus": 0.5, "min-replicas": config.replicas, "max-replicas": config.replicas,
+    }  # fmt: skip
+    command = [sys.executable, str(SERVE), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not answers(config.port):
+        if process.poll() is not None:
+            raise ValueError(f"the server ended before it was ready: see {' '.join(command[1:])}")
+        time.sleep(0.5)
+    return process
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def load(config: Config) -> tuple[list[Answer], float]:
+    """What all clients got, and how long it took until the last one had its answer."""
+    url, got = f"http://127.0.0.1:{config.port}/v1/images/generations", list[Answer]()
+    began = time.perf_counter()
+
+    async def client(number: int) -> None:
+        async with httpx.AsyncClient(timeout=120) as session:
+            seed = number
+            while time.perf_counter() - began < config.seconds:
+                asked = time.perf_counter()
+                reply = await session.post(url, json={"class": seed % 10, "seed": seed, "steps": config.steps})
+                got.append(Answer(seed, reply.status_code, time.perf_counter() - asked, reply.content))
+                seed += config.clients
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(config.clients):
+            group.create_task(client(number))
+    return got, time.perf_counter() - began
+
+
+@torch.inference_mode()
+def wrong(got: list[Answer], config: Config) -> int:
+    """How many of some answers differ from the sampler's own images by more than one grey level."""
+    model, vae = load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE)
+    c, count = model.config, 0
+    for answer in got[:: max(1, len(got) // config.checked)]:
+        if answer.status != 200:
+            continue
+        draws = Draws.from_seed(answer.seed, [0], c.num_tokens, c.token_channels, 0)
+        tokens = sample_tokens(model, OneStep(c.student_timestep), torch.tensor([answer.seed % 10]), draws, config.steps)
+        own = to_pixels(decode_tokens(tokens, vae, c))[0, ..., 0].astype(int)
+        png = base64.b64decode(json.loads(answer.content)["data"][0]["b64_json"])
+        count += bool(abs(np.asarray(Image.open(io.BytesIO(png))).astype(int) - own).max() > 1)
+    return count
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

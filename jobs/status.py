@@ -1,0 +1,96 @@
+"""What a run of jobs/distill.py is doing, read from its folder: any machine that sees the folder will do.
+
+    python jobs/status.py runs/demo
+    python jobs/status.py /shared/runs/b --watch 5
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from marval_ray import cli
+from marval_ray.storage import Storage
+
+STAGES = {"gsim": ("metrics.jsonl", "learner", "train"), "rl": ("metrics-rl.jsonl", "rl_learner", "train-rl")}
+"""File of metrics, part of the configuration and folder of checkpoints of each stage."""
+QUIET = 300.0
+"""Seconds without news after which a run looks dead."""
+
+
+@dataclass(frozen=True)
+class Config:
+    run: Annotated[str, tyro.conf.Positional]
+    """Where the run lies: its --out."""
+    watch: float | None = None
+    """Seconds between looks, until Ctrl-C; by default one look."""
+
+
+def main(config: Config) -> None:
+    run = Storage.of(config.run, "status")
+    if config.watch is None:
+        Console().print(look(run))
+        return
+    with Live(look(run), auto_refresh=False) as live:
+        while True:
+            time.sleep(config.watch)
+            live.update(look(run), refresh=True)
+
+
+def look(run: Storage) -> Group:
+    """What there is now."""
+    run.pull()
+    path = run.folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py")
+    return summary(run, json.loads(path.read_text()), time.time())
+
+
+def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:
+    """A line about the run and a table for each stage that has begun."""
+    stages = [stage for stage in settings["stages"].split(",") if (run.folder / STAGES[stage][0]).exists()]
+    return Group(f"{run}: {state(run.folder, now)}", *(stage_table(run, stage, settings) for stage in stages))
+
+
+def state(run: Path, now: float) -> str:
+    """In words."""
+    if (run / "summary.json").exists():
+        return "finished, see report.html"
+    files = [run / file for file, _, _ in STAGES.values() if (run / file).exists()]
+    if not files:
+        return "no update yet"
+    quiet = now - max(file.stat().st_mtime for file in files)
+    age = f"last news {quiet:.0f} s ago"
+    return f"running, {age}" if quiet < QUIET else f"{age}: ended, or waiting; --resume goes on from the last checkpoint"
+
+
+def stage_table(run: Storage, stage: str, settings: dict[str, Any]) -> Table:
+    """The last value of each metric."""
+    file, part, folder = STAGES[stage]
+    step, metrics = newest((run.folder / file).read_text())
+    table = Table(title=f"{stage}: update {step} of {settings[part]['steps']}", show_header=False, title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4g}")
+    checkpoints = [name for name in run.listing(folder) if name.startswith("checkpoint_")]
+    table.add_row("last checkpoint", checkpoints[-1] if checkpoints else "none yet")
+    return table
+
+
+def newest(lines: str) -> tuple[int, dict[str, float]]:
+    """(updates, last value of each metric) of the lines of a metrics file; the last line may be half written."""
+    step, metrics = 0, dict[str, float]()
+    for line in lines.splitlines(keepends=True):
+        if line.endswith("\n"):
+            metrics |= json.loads(line)
+            step = int(metrics.pop("step"))
+    return step, metrics
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

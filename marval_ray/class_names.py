@@ -1,0 +1,39 @@
+"""Names of a model's classes, and the class that a prompt asks for."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from marval_ray import assets_index
+from marval_ray.fashion_mnist import CLASS_NAMES
+from marval_ray.prompts import imagenet_names, read_prompts
+
+
+def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
+    """A name for each class: from `file` (a line for each), else ImageNet's or the embedded ones when they fit.
+
+    Raises ValueError when neither fits, or `file` has another number of lines.
+    """
+    if file is not None:
+        return tuple(read_prompts(file, num_classes))
+    if num_classes == 1000:
+        return imagenet_names()
+    config = json.loads((checkpoint.parent / "config.json").read_text())
+    if assets_index.resolve(config.get("vae", "")) == assets_index.VAE and num_classes == len(CLASS_NAMES):
+        return CLASS_NAMES
+    raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
+
+
+def find_class(text: str, names: Sequence[str]) -> int | None:
+    """The class whose name is in `text` as whole words, singular or plural; of several the longest, then the first.
+
+    >>> find_class("two Ankle Boots, please", ["boot", "ankle boot"])
+    1
+    """
+    found = [
+        (-len(match[0]), match.start(), label)
+        for label, name in enumerate(names)
+        if (match := re.search(rf"(?<![\w-]){re.escape(name)}(?:e?s)?(?![\w-])", text, re.IGNORECASE))
+    ]
+    return min(found)[2] if found else None

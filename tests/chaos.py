@@ -1,0 +1,60 @@
+"""Harm to a run on this machine's Ray: killed and paused actors, a full object store."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import ray
+from ray.util.state import list_actors
+
+ROLES = ("RolloutWorker", "RewardWorker", "RayTrainWorker")
+
+
+def disturb(seed: int, seconds: float, over: Callable[[], bool]) -> dict[str, int]:
+    """Do random harm until so much time has passed or the run is `over`; how often each kind and role was hit."""
+    rng, end, done = random.Random(seed), time.monotonic() + seconds, dict[str, int]()
+    while time.monotonic() < end and not over():
+        harm, role = rng.choice((kill, kill, pause, fill)), rng.choice(ROLES)
+        name = harm(rng, role)
+        done[name] = done.get(name, 0) + 1
+        time.sleep(rng.uniform(3, 10))
+    return done
+
+
+def kill(rng: random.Random, role: str) -> str:
+    send(rng, role, signal.SIGKILL)
+    return f"kill {role}"
+
+
+def pause(rng: random.Random, role: str) -> str:
+    """For so long that some calls are late and others are not."""
+    pid = send(rng, role, signal.SIGSTOP)
+    time.sleep(rng.uniform(1, 15))
+    if pid is not None:
+        with suppress(ProcessLookupError):  # replaced meanwhile
+            os.kill(pid, signal.SIGCONT)
+    return f"pause {role}"
+
+
+def fill(rng: random.Random, role: str) -> str:
+    """All of the object store, for a while."""
+    part = int(ray.cluster_resources()["object_store_memory"] / 8)
+    held = [ray.put(np.ones(part, np.uint8)) for _ in range(8)]
+    time.sleep(rng.uniform(1, 5))
+    del held
+    return "fill the object store"
+
+
+def send(rng: random.Random, role: str, what: signal.Signals) -> int | None:
+    """Signal one living actor of that role, if there is one; its pid."""
+    pids = [actor.pid for actor in list_actors(filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
+    if not pids:
+        return None
+    pid = rng.choice(pids)
+    with suppress(ProcessLookupError):
+        os.kill(pid, what)
+    return pid

@@ -1,0 +1,82 @@
+"""A real server of jobs/serve.py, in processes of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+from commands import ROOT
+
+PATH = "/v1/images/generations"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+    pid: int
+
+    def state(self) -> dict:
+        answer = httpx.get(f"{self.address}/healthz", timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def metrics(self) -> str:
+        """What Prometheus would read from Ray's agent."""
+        for agent in self.processes("DashboardAgent"):
+            for host, port in {(c.laddr.ip, c.laddr.port) for c in agent.net_connections("tcp") if c.status == "LISTEN"}:
+                with suppress(httpx.HTTPError):
+                    host = host if host[0].isdigit() and host != "0.0.0.0" else "127.0.0.1"
+                    answer = httpx.get(f"http://{host}:{port}/metrics", timeout=10)
+                    if "ray_" in answer.text:
+                        return answer.text
+        return ""
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Its processes with that in their title."""
+        return [p for p in psutil.Process(self.pid).children(recursive=True) if title in title_of(p)]
+
+
+def title_of(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+        return " ".join(process.cmdline())
+    return ""
+
+
+@contextmanager
+def server(log: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[Server]:
+    """A server that is ready. Its output goes to `log`."""
+    port = free_port()
+    command = [sys.executable, "jobs/serve.py", "--port", str(port), "--threads", "1", *map(str, options)]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | (env or {}), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        wait_until(lambda: "stop with Ctrl-C" in log.read_text() or process.poll() is not None, 120)
+        assert process.poll() is None, log.read_text()[-3000:]
+        yield Server(f"http://127.0.0.1:{port}", process.pid)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()[-3000:]
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+

@@ -1,0 +1,378 @@
+"""The HTTP interface on the real sampler, without Ray."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+from servers import PATH
+
+from actors.api import Backend, Card, Look, Rules, make_app
+from actors.api_errors import MAX_BODY, Busy
+from actors.endpoint import EndpointConfig, Sampler, build, card_of, read_key, user_config
+from marval_ray.class_names import find_class
+from marval_ray.continuous import Wish
+from marval_ray.source import student_of, vae_beside
+from marval_ray.weights import read_config, read_state, save_model
+
+CONFIG = EndpointConfig()
+MODEL = read_config(CONFIG.checkpoint.parent)
+CARD = card_of(CONFIG, MODEL)
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 64, 256, 1, "float32")
+    asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
+    yield sampler
+    sampler.thread.close()
+
+
+def backend(sampler) -> Backend:
+    return Backend(sampler.draw, sampler.watch, sampler.state)
+
+
+@contextmanager
+def client_of(sampler, card: Card = CARD, **rules):
+    with TestClient(make_app(card, backend(sampler), Rules(**rules))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(sampler):
+    with client_of(sampler) as client:
+        yield client
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content))).astype(int)
+
+
+def images(answer) -> list[np.ndarray]:
+    assert answer.status_code == 200, answer.text
+    return [pixels(base64.b64decode(entry["b64_json"])) for entry in answer.json()["data"]]
+
+
+def test_answers_carry_images_their_seeds_and_the_version(client):
+    answer = client.post(PATH, json={"prompt": "Two ankle boots on a table", "n": 2, "seed": 2**32 - 1, "steps": 4})
+    assert [image.shape for image in images(answer)] == [(28, 28)] * 2
+    body = answer.json()
+    assert [entry["seed"] for entry in body["data"]] == [2**32 - 1, 0]
+    assert (body["class"], body["steps"]) == ("ankle boot", 4)
+    assert body["model_version"] == answer.headers["x-model-version"] == client.get("/healthz").json()["model_version"]
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model["id"] == "marval" and model["classes"][9] == "ankle boot" and model["max_steps"] == 64
+
+
+def test_one_image_may_come_as_png(client):
+    request = {"class": "sneaker", "seed": 4, "steps": 4}
+    answer = client.post(PATH, json=request, headers={"accept": "image/png"})
+    assert answer.headers["content-type"] == "image/png" and answer.headers["x-seed"] == "4"
+    assert (pixels(answer.content) == images(client.post(PATH, json=request))[0]).all()
+
+
+def test_an_image_depends_on_its_own_seed_alone(client):
+    """Alone, and among seven others of other classes, seeds and numbers of loops, that come a little later."""
+    requests = [{"class": k, "seed": 100 + k, "steps": steps} for k, steps in enumerate((64, 16, 1, 8, 33, 4, 64, 2))]
+    alone = [images(client.post(PATH, json=request))[0] for request in requests]
+    together: dict[int, np.ndarray] = {}
+
+    def ask(k: int) -> None:
+        time.sleep(0.01 * k)
+        together[k] = images(client.post(PATH, json=requests[k]))[0]
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(8):
+        assert abs(alone[k] - together[k]).max() <= 1
+    first, second = images(client.post(PATH, json={"class": 0, "seed": 100, "steps": 64, "n": 2}))
+    assert abs(first - alone[0]).max() <= 1 and (first != second).any()
+
+
+def test_the_same_request_twice_gives_the_same_bytes(client):
+    request = {"class": 3, "n": 4, "seed": 9, "steps": 8}
+    first, second = (client.post(PATH, json=request).json()["data"] for _ in range(2))
+    assert first == second
+
+
+def test_loops_class_seed_and_temperature_change_the_image(client):
+    base = {"class": 3, "seed": 9, "steps": 8}
+    (usual,) = images(client.post(PATH, json=base))
+    for change in ({"class": 4}, {"seed": 10}, {"steps": 16}, {"temperature": 0.5}):
+        (other,) = images(client.post(PATH, json=base | change))
+        assert (usual != other).any(), change
+
+
+def events(text: str) -> list[dict]:
+    pieces = [piece.split("\ndata: ") for piece in text.strip().split("\n\n")]
+    data = [json.loads(content) for _, content in pieces]
+    assert [kind.removeprefix("event: ") for kind, _ in pieces] == [entry["type"] for entry in data]
+    return data
+
+
+def test_a_stream_shows_images_on_their_way(client):
+    request = {"class": 5, "n": 2, "seed": 1, "steps": 8}
+    answer = client.post(PATH, json=request | {"stream": True, "partial_images": 3})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    for index, final in enumerate(images(client.post(PATH, json=request))):
+        own = [entry for entry in events(answer.text) if entry["index"] == index]
+        assert [entry.get("loops") for entry in own] == [2, 4, 6, None]
+        assert [entry.get("partial_image_index") for entry in own] == [0, 1, 2, None]
+        shown = [pixels(base64.b64decode(entry["b64_json"])) for entry in own]
+        assert abs(shown[-1] - final).max() <= 1
+        distances = [abs(image - final).mean() for image in shown]
+        assert distances == sorted(distances, reverse=True) and distances[0] > 10
+
+
+WRONG = [
+    ({}, 400, "give prompt or class"),
+    ({"prompt": "a cat"}, 400, "prompt 'a cat' names no class"),
+    ({"prompt": ""}, 422, "prompt: string should have at least 1 character"),
+    ({"prompt": "x" * 1001}, 422, "prompt: string should have at most 1000 characters"),
+    ({"prompt": "\ud800"}, 422, "prompt: input should be a valid string"),
+    ({"class": 10}, 400, "class 10 is not one of 0 to 9"),
+    ({"class": -1}, 400, "class -1 is not one of 0 to 9"),
+    ({"class": "cat"}, 400, "class 'cat' is unknown"),
+    ({"class": "\ud800"}, 400, "class '\\ud800' is unknown"),
+    ({"class": True}, 422, "class: input should be a valid integer"),
+    ({"class": 1, "n": 0}, 422, "n: input should be greater than or equal to 1, got 0"),
+    ({"class": 1, "n": 17}, 422, "n: input should be less than or equal to 16, got 17"),
+    ({"class": 1, "n": "3"}, 422, "n: input should be a valid integer, got '3'"),
+    ({"class": 1, "seed": 2**32}, 422, "seed: input should be less than 4294967296"),
+    ({"class": 1, "seed": -1}, 422, "seed: input should be greater than or equal to 0"),
+    ({"class": 1, "steps": 0}, 422, "steps: input should be greater than or equal to 1"),
+    ({"class": 1, "steps": 65}, 422, "steps: 65 is more than the 64 tokens of an image"),
+    ({"class": 1, "temperature": 2.5}, 422, "temperature: input should be less than or equal to 2"),
+    ({"class": 1, "size": "512x512"}, 400, "size '512x512' cannot be had: leave it out, or ask for 28x28"),
+    ({"class": 1, "model": "other"}, 404, "model 'other' is not served here; 'marval' is"),
+    ({"class": 1, "response_format": "url"}, 422, "response_format: input should be 'b64_json', got 'url'"),
+    ({"class": 1, "partial_images": 65}, 422, "partial_images: input should be less than or equal to 64"),
+    ({"class": 1, "stream": "yes"}, 422, "stream: input should be a valid boolean"),
+    ({"class": 1, "style": "vivid"}, 422, "style: extra inputs are not permitted"),
+    ([], 422, "the body must be a JSON object"),
+    (None, 422, "the body must be a JSON object"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body, status, sentence", WRONG)
+def test_wrong_requests_get_one_clear_sentence(client, body, status, sentence):
+    check_refused(client.post(PATH, content=json.dumps(body), headers={"content-type": "application/json"}), status, sentence)
+
+
+@pytest.mark.parametrize("raw, status, sentence", [
+    (b"{", 400, "the body is not JSON"),
+    (b"\xff\xfe", 400, "the body is not JSON"),
+    (b"", 422, "the body must be a JSON object"),
+    (b'{"class":1,"temperature":NaN}', 422, "temperature: input should be a finite number"),
+    (b"[" * 20_000, 400, "error parsing the body"),
+    (b"x" * (MAX_BODY + 1), 413, "longer than 65536 bytes"),
+])  # fmt: skip
+def test_what_is_no_json_or_too_long_is_turned_away(client, raw, status, sentence):
+    check_refused(client.post(PATH, content=raw, headers={"content-type": "application/json"}), status, sentence)
+
+
+def test_a_long_body_of_unknown_length_is_turned_away(client):
+    parts = (b" " * 1024 for _ in range(1024))
+    check_refused(client.post(PATH, content=parts, headers={"content-type": "application/json"}), 413, "longer than")
+
+
+def check_refused(answer, status: int, sentence: str) -> None:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert sentence in error["message"] and "\n" not in error["message"]
+
+
+def test_a_png_holds_one_image(client):
+    answer = client.post(PATH, json={"class": 1, "n": 2}, headers={"accept": "image/png"})
+    check_refused(answer, 406, "n is 2")
+
+
+def test_unknown_paths_and_methods(client):
+    check_refused(client.get("/v1/nothing"), 404, "/v1/nothing: Not Found")
+    check_refused(client.get(PATH), 405, "Method Not Allowed")
+
+
+def test_a_key_is_asked_for_when_there_is_one(sampler):
+    with client_of(sampler, key="secret") as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret"}, {"authorization": b"Bearer \xe9"}):
+            check_refused(client.post(PATH, json={"class": 1}, headers=headers), 401, "API key")
+        check_refused(client.get("/v1/models"), 401, "API key")
+        right = {"authorization": "Bearer secret"}
+        assert client.post(PATH, json={"class": 1, "steps": 1}, headers=right).status_code == 200
+        assert client.get("/healthz").status_code == client.get("/").status_code == 200
+
+
+def test_no_cors_unless_asked_for(sampler, client):
+    request = {"headers": {"origin": "https://example.org"}}
+    assert "access-control-allow-origin" not in client.get("/healthz", **request).headers
+    with client_of(sampler, origins=("https://example.org",)) as open_client:
+        assert open_client.get("/healthz", **request).headers["access-control-allow-origin"] == "https://example.org"
+
+
+def test_a_request_beyond_its_deadline_ends(sampler):
+    with client_of(sampler, deadline=0.05) as client:
+        check_refused(client.post(PATH, json={"class": 1, "n": 16, "steps": 64}), 504, "not done within 0.05 seconds")
+        body = {"class": 1, "n": 16, "steps": 64, "stream": True}
+        check_refused(client.post(PATH, json=body), 504, "not done within 0.05 seconds")
+    wait_for_idle(sampler)
+
+
+def test_a_stream_beyond_its_deadline_ends_with_an_error():
+    async def stuck(*_):
+        yield Look(b"", 1)
+        await asyncio.sleep(60)
+
+    with TestClient(make_app(CARD, Backend(stuck, stuck, stuck), Rules(deadline=0.5))) as client:
+        first, last = events(client.post(PATH, json={"class": 1, "stream": True}).text)
+    assert first["loops"] == 1
+    assert last["error"]["code"] == "504"
+
+
+def wait_for_idle(sampler) -> None:
+    """Nothing is drawn for nobody: much faster than the images would take."""
+    end = time.monotonic() + 5
+    while sampler.thread.active:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_busy_servers_say_when_to_come_back(sampler):
+    async def nobody(*_):
+        raise Busy
+
+    async def nothing(*_):
+        raise Busy
+        yield
+
+    with TestClient(make_app(CARD, Backend(nobody, nothing, nobody), Rules())) as client:
+        for body in ({"class": 1}, {"class": 1, "n": 3}, {"class": 1, "stream": True}):
+            answer = client.post(PATH, json=body)
+            check_refused(answer, 503, "too many requests are waiting")
+            assert answer.headers["retry-after"] == "1"
+
+
+def test_an_image_that_nobody_waits_for_is_not_drawn_on(sampler):
+    async def give_up():
+        task = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        while not sampler.thread.active:
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(give_up())
+    wait_for_idle(sampler)
+
+
+def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
+    """asyncio cancels the future that it waits for; the sampler still ends it, and goes on."""
+    ticket = sampler.thread.submit(Wish(1, 1, loops=4))
+    assert not ticket.picture.cancel()
+    assert ticket.picture.result(timeout=30).pixels.shape == (28, 28, 1)
+    for delay in (0.02 * k for k in range(12)):  # some of them end in the very loop that is the image's last
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(sampler.draw(Wish(1, 1, loops=64)), delay / 10 + 0.001))
+    assert asyncio.run(sampler.draw(Wish(1, 1, loops=4))).version
+
+
+def test_a_new_student_takes_over_between_images(sampler, tmp_path):
+    """Images that are under way end with the student that they began with."""
+    state = {name: value * 1.05 for name, value in read_state(CONFIG.checkpoint).items()}
+    save_model(tmp_path, "student", state, MODEL, next(iter(state.values())).dtype)
+
+    async def swap():
+        before = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        while not sampler.thread.active:
+            await asyncio.sleep(0.001)
+        await sampler.reconfigure(user_config(tmp_path / "student.safetensors"))
+        after = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        return await before, await after
+
+    try:
+        first = asyncio.run(sampler.draw(Wish(1, 1, loops=64)))
+        before, after = asyncio.run(swap())
+    finally:
+        asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
+    assert before.version == first.version != after.version
+    assert abs(pixels(before.content) - pixels(first.content)).max() <= 1
+    assert (pixels(after.content) != pixels(first.content)).any()
+
+
+def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
+    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
+    tickets = [sampler.thread.submit(Wish(0, seed)) for seed in range(4)]
+    sampler.thread.close()
+    for ticket in [*tickets, sampler.thread.submit(Wish(0, 9))]:
+        with pytest.raises(RuntimeError, match="has ended"):
+            ticket.picture.result(timeout=10)
+    with pytest.raises(RuntimeError, match="has ended"):
+        sampler.check_health()
+
+
+def test_beyond_the_queue_nothing_is_drawn():
+    async def crowd(sampler: Sampler) -> tuple[list, list]:
+        await sampler.reconfigure(user_config(CONFIG.checkpoint))
+        drawn = await asyncio.gather(*(sampler.draw(Wish(1, seed, loops=64)) for seed in range(10)))
+        return drawn, [item async for item in sampler.watch(Wish(1, 1, loops=4), 1)]
+
+    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    drawn, watched = asyncio.run(crowd(sampler))
+    sampler.thread.close()
+    assert [png is None for png in drawn] == [False] * 6 + [True] * 4
+    assert len(watched) == 2
+
+
+def test_of_a_run_the_newest_student_that_can_be_read_is_served(tmp_path):
+    for name, age in (("student", 0), ("student-gsim", 100)):
+        save_model(tmp_path, name, read_state(CONFIG.checkpoint), MODEL, torch.float32)
+        os.utime(tmp_path / f"{name}.safetensors", (time.time() - age,) * 2)
+    assert student_of(tmp_path).name == "student.safetensors"
+    (tmp_path / "student.safetensors").write_bytes(b"half of a file")
+    assert student_of(tmp_path).name == "student-gsim.safetensors"
+    (tmp_path / "student-gsim.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no student that can be read"):
+        student_of(tmp_path)
+
+
+def test_prompts_find_the_longest_name():
+    names = ["shirt", "t-shirt", "boot", "ankle boot", "dress"]
+    for text, label in {"a T-shirt": 1, "SHIRTS!": 0, "an ankle boot, a dress": 3, "two dresses": 4, "dressed": None, "": None}.items():
+        assert find_class(text, names) == label, text
+
+
+def test_arguments_of_a_config_file_are_checked(tmp_path):
+    for args, sentence in [
+        ({"stepz": 3}, "stepz"), ({"steps": 65}, "more than the 64 tokens"), ({"batch": 0}, "batch must be more than 0"),
+        ({"max_replicas": 0}, "max_replicas 0 is less"), ({"checkpoint": str(tmp_path / "none")}, "config.json is missing"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=sentence):
+            build(args)
+
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("MARVAL_API_KEY", raising=False)
+    assert read_key(None) is None
+    monkeypatch.setenv("MARVAL_API_KEY", "from environment")
+    assert read_key(None) == "from environment"
+    (tmp_path / "key").write_text("from file\n")
+    assert read_key(tmp_path / "key") == "from file"
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_key(tmp_path / "key")
+
+
+def test_names_of_classes_from_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    assert card_of(replace(CONFIG, classes=tmp_path / "names.txt"), MODEL).classes == tuple("abcdefghij")

@@ -1,0 +1,331 @@
+"""The endpoint as users meet it: jobs/serve.py, Ray Serve, OpenAI's client, a browser."""
+
+import asyncio
+import base64
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+from commands import ROOT, refuse
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+from servers import PATH, Server, free_port, server, wait_until
+
+from marval_ray import assets_index
+from marval_ray.weights import read_state, save_weights
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with server(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(running):
+    with openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def pixels(b64: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64)))).astype(int)
+
+
+def test_openai_client_gets_images(client):
+    answer = client.images.generate(model="marval", prompt="a bag", n=2, size="28x28", extra_body={"seed": 1, "steps": 4})
+    assert [pixels(image.b64_json).shape for image in answer.data] == [(28, 28)] * 2
+    assert client.models.list().data[0].id == "marval"
+
+
+def test_openai_client_streams_images_on_their_way(client):
+    stream = client.images.generate(prompt="a bag", stream=True, partial_images=3, extra_body={"seed": 1, "steps": 8})
+    *partial, last = list(stream)
+    assert [event.type for event in partial] == ["image_generation.partial_image"] * 3
+    assert [event.partial_image_index for event in partial] == [0, 1, 2]
+    assert last.type == "image_generation.completed"
+    whole = client.images.generate(prompt="a bag", extra_body={"seed": 1, "steps": 8}).data[0]
+    assert abs(pixels(last.b64_json) - pixels(whole.b64_json)).max() <= 1
+
+
+def test_openai_client_understands_the_errors(client):
+    with pytest.raises(openai.BadRequestError, match="names no class of this model"):
+        client.images.generate(prompt="a cat")
+    with pytest.raises(openai.NotFoundError, match="model 'dall-e-3' is not served here"):
+        client.images.generate(model="dall-e-3", prompt="a bag")
+
+
+def test_a_client_that_goes_away_stops_its_drawings(running):
+    """Two hundred images take far longer than it takes to see that they have begun."""
+    body = {"class": 1, "n": 16, "steps": 64}
+
+    async def come_and_go() -> None:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=12)) as impatient:
+            posts = (impatient.post(f"{running.address}{PATH}", json=body | {"stream": bool(k % 2)}) for k in range(12))
+            tasks = [asyncio.create_task(post) for post in posts]
+            await asyncio.to_thread(wait_until, lambda: running.state()["active"] > 32)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(result) for result in results} == {asyncio.CancelledError}
+
+    asyncio.run(come_and_go())
+    wait_until(lambda: running.state()["active"] == 0, 15)
+
+
+def test_nothing_but_localhost_listens(running):
+    """Neither the endpoint nor any process of the Ray that the job started, but for a port of each replica, which wants the token."""
+    listening = listeners(running, "")
+    assert int(running.address.rsplit(":", 1)[1]) in {address.port for address in listening} and len(listening) > 6
+    elsewhere = {address for address in listening if address.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
+    assert elsewhere and elsewhere <= listeners(running, "ServeReplica")
+    for address in elsewhere:
+        with grpc.insecure_channel(f"127.0.0.1:{address.port}") as channel, pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=20)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def listeners(running: Server, title: str) -> set:
+    """Addresses on which the server's processes of that title listen."""
+    found = set()
+    for process in running.processes(title):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found |= {c.laddr for c in process.net_connections("tcp") if c.status == "LISTEN"}
+    return found
+
+
+def test_every_series_of_the_dashboard_is_there(running, client):
+    client.images.generate(prompt="a bag")
+    board = json.loads((ROOT / "docs/grafana.json").read_text())
+    asked = set(re.findall(r"ray_(?:marval_)?serve_\w+", json.dumps(board["panels"])))
+    assert len(asked) > 7
+    wait_until(lambda: asked <= set(re.findall(r"^ray_\w+", running.metrics(), re.MULTILINE)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER: install chromium to test the page")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(running, browser):
+    """The page, in a window of a phone's size; whatever the browser complains of fails the test."""
+    context = browser.new_context(viewport={"width": 375, "height": 740}, permissions=["clipboard-read", "clipboard-write"])
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: "status of 400" in message.text or complaints.append(message.text))  # some are asked for
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((running.address, "data:")) else complaints.append(request.url))
+    page.goto(running.address)
+    expect(page.get_by_label("ankle boot")).to_be_attached()
+    yield page
+    context.close()
+    assert not complaints
+
+
+def draw(page: Page) -> None:
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("status")).to_contain_text("images in", timeout=30_000)
+
+
+def test_the_page_draws_chosen_classes(page):
+    page.get_by_text("sneaker", exact=True).click()
+    page.get_by_label("Images of each").fill("2")
+    page.get_by_label("Seed").fill("7")
+    page.evaluate("new MutationObserver(all => all.forEach(one => (window.seen ??= new Set()).add(one.target.src)))"
+                  ".observe(document.querySelector('#images'), {subtree: true, attributes: true, attributeFilter: ['src']})")  # fmt: skip
+    draw(page)
+    assert page.get_by_role("img").evaluate_all("all => all.map(i => i.alt)") == [
+        "t-shirt, seed 7", "t-shirt, seed 8", "sneaker, seed 7", "sneaker, seed 8",
+    ]  # fmt: skip
+    assert page.get_by_role("img").evaluate_all("all => all.every(i => i.naturalWidth == 28)")
+    assert page.evaluate("window.seen.size") > 4 * 10  # loop by loop
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download sneaker, seed 8").click()
+    assert download.value.suggested_filename == "sneaker_8.png"
+    assert Image.open(download.value.path()).size == (28, 28)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_the_page_copies_the_same_as_a_curl_line(page, running):
+    page.get_by_label("or a prompt").fill("the bag's strap")
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_contain_text("clipboard")
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert line.startswith(f"curl {running.address}{PATH} ") and "the bag'\\''s strap" in line
+
+
+def test_the_page_works_by_keyboard_and_says_what_is_wrong(page):
+    page.get_by_label("t-shirt", exact=True).focus()
+    page.keyboard.press("Space")  # nothing is chosen now
+    page.get_by_label("Images of each").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Choose a class, or write a prompt.")
+    page.get_by_label("or a prompt").fill("a cat")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("names no class of this model")
+    page.get_by_label("or a prompt").fill("a coat")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("4 images in", timeout=30_000)
+
+
+def test_the_page_stops(page):
+    page.get_by_label("Images of each").fill("16")
+    page.get_by_label("Loops").fill("64")
+    page.get_by_role("button", name="Draw").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+
+
+def test_wrong_options_are_refused(running, tmp_path):
+    port = running.address.rsplit(":", 1)[1]
+    for options, sentence in [
+        (("--port", port), f"cannot listen on 127.0.0.1:{port}"), (("--checkpoint", tmp_path / "none.safetensors"), "config.json"),
+        (("--steps", 65), "more than the 64 tokens"), (("--batch", 0), "batch must be more than 0"),
+        (("--min-replicas", 99, "--max-replicas", 99), "do not fit"),
+        (("--follow", tmp_path / "none"), "is not a folder"), (("--classes", tmp_path / "none"), "no prompt file"),
+    ]:  # fmt: skip
+        assert sentence in refuse("jobs/serve.py", *(options if "--port" in options else ("--port", 0, *options)))
+
+
+class Load:
+    """Clients that ask for single images until told to stop, and note what they get."""
+
+    def __init__(self, running: Server, clients: int):
+        self.url, self.stop, self.answers = f"{running.address}{PATH}", threading.Event(), list[tuple[int, str]]()
+        self.threads = [threading.Thread(target=self._ask, args=(k,)) for k in range(clients)]
+
+    def _ask(self, k: int) -> None:
+        with httpx.Client(timeout=60) as client:
+            for seed in range(k, 1_000_000, len(self.threads)):
+                if self.stop.is_set():
+                    return
+                answer = client.post(self.url, json={"class": seed % 10, "seed": seed, "steps": 16})
+                self.answers.append((answer.status_code, answer.headers.get("x-model-version", answer.text)))
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(timeout=60)
+            assert not thread.is_alive(), "a request hangs"
+
+
+@pytest.mark.slow
+def test_a_new_student_takes_over_without_a_lost_request(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(assets_index.STUDENT.parent / "config.json", run)
+    shutil.copy(assets_index.STUDENT, run / "student-gsim.safetensors")
+    with server(tmp_path / "log", "--follow", run, "--poll", 1) as running:
+        with Load(running, 8) as load:
+            old = running.state()["model_version"]
+            wait_until(lambda: len(load.answers) > 50)
+            state = {name: 1.01 * value for name, value in read_state(assets_index.STUDENT).items()}
+            save_weights(run / "student.safetensors", state, next(iter(state.values())).dtype)
+            wait_until(lambda: running.state()["model_version"] != old)
+            new, so_far = running.state()["model_version"], len(load.answers)
+            wait_until(lambda: len(load.answers) > so_far + 50)
+            (run / "student-gsim.safetensors").write_bytes(b"no student")
+            wait_until(lambda: "stays with the student" in (tmp_path / "log").read_text())
+        (replica,) = running.processes("ServeReplica:marval:Sampler")
+        replica.kill()
+        wait_until(lambda: running.processes("ServeReplica:marval:Sampler") not in ([], [replica]), 120)
+        wait_until(lambda: version(running) == new, 120)
+    assert {status for status, _ in load.answers} == {200}
+    versions = [version for _, version in load.answers]
+    assert set(versions) == {old, new} and versions[-1] == new
+
+
+def version(running: Server) -> str | None:
+    """The version that is served, None as long as nobody serves."""
+    answer = httpx.get(f"{running.address}/healthz", timeout=60)
+    return answer.json()["model_version"] if answer.status_code == 200 else None
+
+
+@pytest.mark.slow
+def test_a_killed_replica_leaves_no_request_hanging(tmp_path):
+    with server(tmp_path / "log") as running, Load(running, 8) as load:
+        wait_until(lambda: len(load.answers) > 50)
+        (replica,) = running.processes("ServeReplica:marval:Sampler")
+        replica.kill()
+        wait_until(lambda: any(status != 200 for status, _ in load.answers))
+        so_far = len(load.answers)
+        wait_until(lambda: [status for status, _ in load.answers[so_far:]].count(200) > 50, 120)
+    assert {status for status, _ in load.answers} == {200, 503}
+
+
+@pytest.mark.slow
+def test_beyond_the_queue_limit_clients_are_told_to_come_back(tmp_path):
+    with server(tmp_path / "log", "--batch", 2, "--queue", 4) as running, ThreadPoolExecutor(40) as pool:
+        ask = lambda k: httpx.post(f"{running.address}{PATH}", json={"class": 1, "steps": 64}, timeout=60)  # noqa: E731
+        answers = list(pool.map(ask, range(40)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
+
+
+@pytest.mark.slow
+def test_the_openapi_document_holds(running, tmp_path):
+    """Schemathesis: requests made from the document, right and wrong; none may end in a server error."""
+    command = [
+        Path(sys.executable).with_name("schemathesis"), "run", f"{running.address}/openapi.json", "--checks", "not_a_server_error",
+        "--max-examples", "100", "--seed", "1", "--request-timeout", "60",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, timeout=600, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_a_key_is_asked_for(tmp_path):
+    with server(tmp_path / "log", env={"MARVAL_API_KEY": "secret"}) as running:
+        url, body = f"{running.address}{PATH}", {"class": 1, "steps": 1}
+        assert httpx.post(url, json=body, timeout=60).status_code == 401
+        assert httpx.post(url, json=body, timeout=60, headers={"authorization": "Bearer secret"}).status_code == 200
+        assert "secret" not in json.dumps(httpx.get(f"{running.address}/v1/models").json())
+
+
+def answers(running: Server) -> bool:
+    try:
+        return httpx.get(f"{running.address}/healthz", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_shipped_config_file_serves(tmp_path):
+    port = free_port()
+    config = tmp_path / "serve.yaml"
+    config.write_text((ROOT / "jobs/serve.yaml").read_text().replace("8000", str(port)))
+    with (tmp_path / "log").open("w") as log:
+        command = [Path(sys.executable).with_name("serve"), "run", config]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        running = Server(f"http://127.0.0.1:{port}", process.pid)
+        wait_until(lambda: answers(running), 120)
+        assert httpx.post(f"{running.address}{PATH}", json={"class": "bag", "steps": 2}, timeout=60).status_code == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)

@@ -1,0 +1,176 @@
+"""Runs in a bucket of a local S3 server, and on storage that is full, read-only or goes away."""
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.fs as fs
+import pytest
+from commands import ROOT, refuse, run, succeed, work
+from servers import free_port, wait_until
+from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
+
+from actors.recorder import read_metrics
+from marval_ray.storage import Storage
+from marval_ray.weights import read_state
+
+MOUNTS = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode != 0,
+    reason="NO TEST OF FULL AND VANISHED DISKS: may not mount",
+)
+NAMES = ("metrics.jsonl", "tensorboard")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A function from the name of a run to its URI."""
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    port = free_port()
+    server = subprocess.Popen(
+        [Path(sys.executable).with_name("moto_server"), "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        system = fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
+        try:
+            wait_until(lambda: created(system), 60)
+            yield lambda name: f"s3://runs/{name}?scheme=http&endpoint_override=127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def created(system: fs.FileSystem) -> bool:
+    try:
+        system.create_dir("runs")
+    except OSError:  # not up yet
+        return False
+    return True
+
+
+def test_a_working_copy_and_its_bucket(bucket):
+    here, elsewhere = Storage.of(bucket("a/b")), Storage.of(bucket("a/b"), "status")
+    here.pull()
+    assert here.listing() == [] and str(here) == "s3://runs/a/b" and here.folder != elsewhere.folder
+    (here.folder / "tensorboard").mkdir()
+    for name in (*NAMES, "config.json", "last-gsim"):
+        (here.folder / name / "events" if name == "tensorboard" else here.folder / name).write_text(name)
+    here.push("config.json")
+    assert here.listing() == ["config.json"]
+    here.push()
+    assert here.listing() == ["config.json", *NAMES] and here.listing("tensorboard") == ["events"]
+    elsewhere.pull()
+    assert {path.name for path in elsewhere.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    here.remove([*NAMES, "absent"])
+    assert here.listing() == ["config.json"] and not (here.folder / "metrics.jsonl").exists()
+
+
+def test_a_folder_is_its_own_copy(tmp_path):
+    storage = Storage.of(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    storage.pull()
+    storage.push()
+    assert storage.folder == tmp_path and storage.listing() == ["config.json"] and storage.checkpoints == str(tmp_path)
+
+
+def test_places_that_are_none(bucket):
+    assert "is no place for a run" in refuse(DISTILL, "--out", "ftp://host/run")
+    assert "holds no run to resume" in refuse(DISTILL, "--out", bucket("absent"), "--resume")
+    assert "s3://runs/absent holds no run" in refuse("jobs/status.py", bucket("absent"))
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_goes_on_on_a_machine_that_never_saw_it(bucket):
+    both = (DISTILL, "--out", bucket("both"), *QUICK, *QUICK_RL, "--learner.steps", 2)
+    env = {"PYTHONPATH": str(ROOT / "tests")}
+    succeed(*both, "--rl-learner.steps", 2, env=env)
+    there = Storage.of(bucket("both"), "test")
+    assert {"student.safetensors", "student-gsim.safetensors", "report.html", "train", "train-rl", "tensorboard"} <= set(there.listing())
+    assert "holds a finished run" in refuse(*both)
+    shutil.rmtree(Storage.of(bucket("both")).folder)
+    succeed(*both, "--rl-learner.steps", 3, "--resume", env=env)
+    there.pull()
+    assert [row["step"] for row in read_metrics(there.folder / "metrics-rl.jsonl")] == [1, 2, 3]
+    shown = work("jobs/status.py", bucket("both"))
+    assert "finished" in shown and "rl: update 3 of 3" in shown and "checkpoint_" in shown
+
+
+@pytest.mark.slow
+@MOUNTS
+def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room(tmp_path):
+    disk = tmp_path / "disk"
+    with mounted("-t", "tmpfs", "-o", "size=1g", "tmpfs", disk):
+        out = disk / "run"
+        command = (DISTILL, "--out", out, *SHORT, "--learner.checkpoint-every", 1)
+        succeed(*command, "--learner.steps", 2)
+        before, saved = read_state(out / "student.safetensors"), checkpoints(out)
+        free = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(bytes(free - 500_000))
+        done = run(*command, "--learner.steps", 6, "--resume")
+        assert done.returncode == 1 and "No space left on device" in last_error(done.stderr), done.stderr[-3000:]
+        assert saved <= checkpoints(out)
+        after = read_state(out / "student.safetensors")
+        assert all((before[name] == after[name]).all() for name in before)
+        (disk / "filler").unlink()
+        succeed(*command, "--learner.steps", 6, "--resume")
+        assert steps(out) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+@MOUNTS
+def test_a_read_only_disk_is_refused(tmp_path):
+    disk = tmp_path / "disk"
+    with mounted("-t", "tmpfs", "-o", "ro", "tmpfs", disk):
+        done = run(DISTILL, "--out", disk / "run", *SHORT)
+    assert done.returncode == 1 and "Read-only file system" in last_error(done.stderr), done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@MOUNTS
+def test_a_disk_that_vanishes_ends_the_run_with_a_reason(tmp_path):
+    real, disk = tmp_path / "real", tmp_path / "disk"
+    real.mkdir()
+    out = disk / "run"
+    command = list(map(str, (sys.executable, DISTILL, "--out", out, *SHORT)))
+    with mounted("--bind", real, disk), (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen([*command, "--learner.steps", "2000"], cwd=ROOT, stdout=log, stderr=log)
+        wait_until(lambda: job.poll() is not None or (out / "metrics.jsonl").exists() and len(steps(out)) > 5, 200)
+    assert job.wait(200) == 1, (tmp_path / "log").read_text()[-3000:]
+    message = last_error((tmp_path / "log").read_text())
+    assert "--resume" in message and str(disk) in message
+    with mounted("--bind", real, disk):
+        done = len(steps(out))
+        succeed(*command[1:], "--learner.steps", done + 2, "--resume")
+        assert steps(out) == list(range(1, done + 3))
+
+
+@contextmanager
+def mounted(*what: object):
+    """The last of `what` is where; it is taken away even when it is in use."""
+    where = what[-1]
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", *map(str, what)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+def checkpoints(out: Path) -> set[str]:
+    """Files of the last checkpoint, with their sizes."""
+    last = max((out / "train").glob("checkpoint_*"))
+    return {f"{path.relative_to(out)} {path.stat().st_size}" for path in last.rglob("*") if path.is_file()}
+
+
+def steps(out: Path) -> list[int]:
+    """Of the updates on record."""
+    return [int(row["step"]) for row in read_metrics(out / "metrics.jsonl")]
+
+
+def last_error(text: str) -> str:
+    """The line, which may follow what is left of a progress bar."""
+    return text[text.rindex("error: ") :].splitlines()[0]
