@@ -15,4 +15,5 @@ def before_ray() -> None:
 def cluster_is_there() -> bool:
     """Whether `ray.init()` will join a cluster, one that is named or one that `ray start` left a note of."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"
-    return bool(os.environ.get("RAY_ADDRESS")) or note.exists()
+    named = os.environ.get("RAY_ADDRESS")
+    return named != "local" if named else note.exists()

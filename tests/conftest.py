@@ -7,6 +7,7 @@ import pytest
 
 from marval_ray.environment import before_ray
 
+os.environ["RAY_ADDRESS"] = "local"  # never a cluster that this machine happens to run, or that died and left a note
 before_ray()  # as the jobs do
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
