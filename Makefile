@@ -4,7 +4,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 installed := .venv/.installed
 python := .venv/bin/python
 
-.PHONY: help demo results test test-slow test-cluster test-chaos lint bench clean
+.PHONY: help demo results test test-slow test-cluster test-chaos test-gpu lint bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ results: $(installed) ## measure docs/results.md anew, hours; an interrupted run
 	$(python) bench/results.py
 
 test: $(installed) ## fast tests
-	$(python) -m pytest -q -m "not slow and not cluster and not chaos"
+	$(python) -m pytest -q -m "not slow and not cluster and not chaos and not gpu"
 
 test-slow: $(installed) ## tests that take minutes
 	$(python) -m pytest -q -m slow
@@ -31,6 +31,9 @@ test-cluster: $(installed) ## three hosts as network namespaces: needs root, ipr
 
 test-chaos: $(installed) ## ten minutes of killed and paused processes
 	$(python) -m pytest -q -m chaos
+
+test-gpu: $(installed) ## what needs a GPU
+	$(python) -m pytest -q -rs -m gpu
 
 lint: $(installed) ## ruff and mypy
 	.venv/bin/ruff check .

@@ -33,7 +33,7 @@ def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict
                 f"of {len(wanted)} actors; lower their number or what each takes (see --help), or add nodes"
             )
         for name, amount in need.items():
-            node[name] -= amount
+            node[name] = round(node[name] - amount, 4)  # Ray counts in ten-thousandths: 1 - 0.4 - 0.2 - 0.2 is 0.2
 
 
 def node_resources() -> list[dict[str, float]]:

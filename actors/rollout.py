@@ -26,7 +26,9 @@ class RolloutWorker:
 
     def __init__(self, config: ModelConfig, sampler: TokenSampler, loops: int, threads: int = 1):
         self.device = own_device(threads)
-        self.model = MAR(config).eval().requires_grad_(False).to(self.device)
+        # Autocast would round all weights anew in every loop.
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.model = MAR(config).eval().requires_grad_(False).to(self.device, dtype)
         self.sampler, self.loops = sampler, loops
         self.held: tuple[int, int] | None = None
 
@@ -40,8 +42,7 @@ class RolloutWorker:
             request.seed, list(request.indices), c.num_tokens, c.token_channels, self.sampler.noise_steps
         )
         labels = request.labels.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            tokens: Tensor = sample_tokens(self.model, self.sampler, labels, draws.to(self.device), self.loops)
+        tokens: Tensor = sample_tokens(self.model, self.sampler, labels, draws.to(self.device), self.loops)
         rollout = Rollout(
             tokens.float().cpu(), request.labels, request.seed, request.indices, weights.version, weights.checksum
         )

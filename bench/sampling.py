@@ -126,11 +126,11 @@ def matmul_gflops() -> float:
     return max(2 * len(a) ** 3 / seconds_of(partial(torch.mm, a, a)) / 1e9 for a in squares)
 
 
-def random_model(config: ModelConfig) -> MAR:
+def random_model(config: ModelConfig, device: torch.device) -> MAR:
     """A model with normal weights; much cheaper than its true initialisation, and speed does not see the values."""
     with torch.device("meta"):
         model = MAR(config)
-    model = model.to_empty(device="cpu").requires_grad_(False)
+    model = model.to_empty(device=device).requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(std=0.02)
     return model
@@ -162,7 +162,7 @@ def main(config: Config) -> None:
     model_config = MODELS[config.preset]
     orders = torch.stack([torch.randperm(model_config.num_tokens) for _ in range(config.batch)])
     loops = spread(list(plan_loops(orders, config.loops)), config.measured)
-    model = random_model(model_config)
+    model = random_model(model_config, torch.device("cpu"))
     samplers: dict[str, TokenSampler] = {
         "student": OneStep(model_config.student_timestep),
         "teacher": Ancestral(steps=config.steps, cfg=config.cfg),

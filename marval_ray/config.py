@@ -102,7 +102,8 @@ class LearnerConfig:
     ema: float = 0.9999
     grad_clip: float = 1.0
     workers: int = 1
-    gpus_per_worker: int = 0
+    gpus_per_worker: float = 0.0
+    """A fraction leaves room for other roles on the GPU; two workers cannot share one."""
     cpus_per_worker: int = 1
     threads_per_worker: int | None = None
     """Threads of torch, on a CPU; by default as many as CPUs."""

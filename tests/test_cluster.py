@@ -39,7 +39,8 @@ class Cluster:
     def __init__(self, folder: Path, machines: list[Host]):
         self.folder, self.machines, self.config = folder, machines, folder / "cluster.yaml"
         self.port = free_port()
-        self.env = os.environ | {"HOME": str(folder / "client"), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
+        without_address = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self.env = without_address | {"HOME": str(folder / "client"), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
         token = folder / "client/.ray/auth_token"
         token.parent.mkdir(parents=True)
         token.write_text(TOKEN)
@@ -72,8 +73,8 @@ class Cluster:
         """The student, when the job has ended well."""
         address = ("--address", f"http://127.0.0.1:{self.port}")
         end = time.monotonic() + 900
-        while (status := self.ray("job", "status", *address, name)) and "SUCCEEDED" not in status:
-            assert "FAILED" not in status and time.monotonic() < end, self.ray("job", "logs", *address, name)[-5000:]
+        while (status := self.ray("job", "status", *address, name)) and f"'{name}' succeeded" not in status:
+            assert f"'{name}' failed" not in status and time.monotonic() < end, self.ray("job", "logs", *address, name)[-5000:]
             time.sleep(3)
         return {key: value.numpy() for key, value in read_state(self.folder / name / "student.safetensors").items()}
 

@@ -110,6 +110,7 @@ def test_actors_that_do_not_fit_are_refused_before_they_would_wait():
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
     check_resources({"learner": [{"CPU": 2.0}] * 3}, nodes)
     check_resources({"learner": [{"CPU": 2.0}] * 2, "rollout": [{"CPU": 1.0, "GPU": 0.5}] * 2}, nodes)
+    check_resources({"learner": [resources(1, 0.4)], "others": [resources(0.5, 0.2)] * 3}, [{"CPU": 4.0, "GPU": 1.0}])  # exactly
     with pytest.raises(ValueError, match=r"4 learner of {'CPU': 2.0} do not fit: 2 node.* no room for learner after 3"):
         check_resources({"learner": [{"CPU": 2.0}] * 4}, nodes)
     with pytest.raises(ValueError, match=r"no room for reward after 1"):

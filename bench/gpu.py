@@ -1,0 +1,200 @@
+"""Seconds an image of each part of the pipeline on one GPU (or the CPU, where there is none), with random weights.
+
+    python bench/gpu.py
+    python bench/gpu.py --presets mar-h --json mar-h.json
+
+Sampling is of tokens, without the decoder; the reward is KL-16's decoder and a CLIP of PickScore's size, with gradient;
+the replay is the learner's, of all loops with gradient; GSIM is whole updates, with DeepSpeed.
+"""
+
+import gc
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from cost import CLIP_H
+from records import PRESETS
+from sampling import random_model, seconds_of
+from tables import table
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from actors.gsim import GSIMLearner, GSIMRun
+from marval_ray import assets_index, cli
+from marval_ray.config import LearnerConfig, ModelConfig
+from marval_ray.data import write_latents
+from marval_ray.models.student import Student
+from marval_ray.models.vae import KL16, VAE, load_vae
+from marval_ray.replay import replay_chain
+from marval_ray.rewards.preprocess import ImageTransform
+from marval_ray.sampling import Ancestral, Draws, OneStep, TokenSampler, sample_tokens
+from marval_ray.scoring import Scorer
+from marval_ray.types import Rollout
+from marval_ray.weights import save_model
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TEACHER = Ancestral(steps=100, cfg=3.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    presets: tuple[str, ...] = ("mar-b", "mar-l", "mar-h")
+    parts: tuple[str, ...] = ("student", "student bf16", "teacher bf16", "reward", "replay", "gsim")
+    """Of all that can be measured."""
+    batch: int = 64
+    """Images of a batch of sampling, and of an update of GSIM."""
+    scored: int = 16
+    """Images that are scored at once."""
+    replayed: int = 8
+    """Images of an update of RL."""
+    loops: int = 64
+    repeats: int = 2
+    """The best of so many counts, after one that does not."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    preset: str
+    part: str
+    batch: int
+    seconds: float
+    """An image."""
+    gigabytes: float
+    """Most memory that PyTorch held on the GPU."""
+
+
+def measure(action: Callable[[], object], repeats: int) -> float:
+    """Seconds of the best of `repeats`, after a warm-up."""
+
+    def whole() -> None:
+        action()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    whole()
+    return min(seconds_of(whole) for _ in range(repeats))
+
+
+def autocast() -> torch.autocast:
+    """As workers and learners compute on a GPU."""
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
+
+
+def draws_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Draws, Tensor]:
+    """(orders and noise, labels)."""
+    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, steps)
+    return draws.to(DEVICE), torch.arange(batch, device=DEVICE) % c.num_classes
+
+
+def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype) -> float:
+    model = random_model(c, DEVICE).to(dtype)
+    draws, labels = draws_of(c, config.batch, sampler.noise_steps)
+
+    @torch.inference_mode()
+    def draw() -> None:
+        sample_tokens(model, sampler, labels, draws, config.loops)
+
+    if dtype == torch.float32:
+        with autocast():
+            return measure(draw, config.repeats) / config.batch
+    return measure(draw, config.repeats) / config.batch
+
+
+class Reward(nn.Module):
+    """A CLIP image tower of PickScore's size; prompts cost next to nothing."""
+
+    differentiable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = CLIPVisionModel(CLIP_H)
+        self.transform = ImageTransform(CLIP_H.image_size, CLIP_H.image_size)
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        seen: Tensor = self.tower(self.transform(images)).pooler_output
+        return seen.mean(1)
+
+
+def scoring(c: ModelConfig, config: Config) -> float:
+    with DEVICE:  # where random weights are made at once
+        vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else VAE(KL16.build())
+        reward = Reward().eval().requires_grad_(False)
+    scorer = Scorer(vae.to(DEVICE), reward, ["prompt"] * c.num_classes, c)
+    draws, labels = draws_of(c, config.scored)
+    return measure(lambda: scorer(draws.initial, labels), config.repeats) / config.scored
+
+
+def replaying(c: ModelConfig, config: Config) -> float:
+    student = Student(random_model(c, DEVICE)).requires_grad_()
+    draws, labels = draws_of(c, config.replayed)
+    rollout = Rollout(draws.initial, labels, 0, tuple(range(config.replayed)), 0, 0)
+
+    def replay() -> None:
+        with autocast():
+            tokens, _ = replay_chain(student, rollout, draws, config.loops, config.loops)
+        tokens.square().mean().backward()
+        student.zero_grad()
+
+    return measure(replay, config.repeats) / config.replayed
+
+
+def distilling(preset: str, config: Config) -> float:
+    """Whole updates of both networks."""
+    c = PRESETS[preset].model
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        save_model(folder, "teacher", random_model(c, DEVICE).state_dict(), c, torch.float32)
+        latents = torch.randn(config.batch, *c.latent_shape).numpy()
+        write_latents(folder / "latents.parquet", latents, 0 * latents, (torch.arange(config.batch) % c.num_classes).numpy())
+        learner = LearnerConfig(batch=config.batch)
+        run = GSIMRun(c, PRESETS[preset].gsim, learner, folder / "teacher.safetensors", folder / "latents.parquet")
+        made = GSIMLearner(run, DEVICE)
+    return measure(lambda: made.step(0), config.repeats) / config.batch
+
+
+def parts_of(preset: str, config: Config) -> dict[str, tuple[int, Callable[[], float]]]:
+    """(batch, measurement) of each part."""
+    c = PRESETS[preset].model
+    one_step = OneStep(c.student_timestep)
+    return {
+        "student": (config.batch, lambda: sampling(c, config, one_step, torch.float32)),
+        "student bf16": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16)),
+        "teacher bf16": (config.batch, lambda: sampling(c, config, TEACHER, torch.bfloat16)),
+        "reward": (config.scored, lambda: scoring(c, config)),
+        "replay": (config.replayed, lambda: replaying(c, config)),
+        "gsim": (config.batch, lambda: distilling(preset, config)),
+    }
+
+
+def main(config: Config) -> None:
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
+    dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    print(torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads", flush=True)
+    results = []
+    for preset in config.presets:
+        for part in config.parts:
+            batch, work = parts_of(preset, config)[part]
+            gc.collect()
+            if DEVICE.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            seconds = work()
+            memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else 0.0
+            results.append(Measured(preset, part, batch, seconds, memory))
+            print(f"{preset} {part}: {1000 * seconds:.2f} ms an image, {memory:.1f} GB", flush=True)
+            if config.json:
+                config.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    rows = [[r.preset, r.part, str(r.batch), f"{1000 * r.seconds:.2f}", f"{r.gigabytes:.1f}"] for r in results]
+    print(table(["model", "part", "batch", "ms an image", "GB"], rows))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)
