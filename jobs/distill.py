@@ -23,6 +23,7 @@ import torch
 import tyro
 
 from actors.gsim import GSIMRun
+from actors.painter import Elsewhere
 from actors.recorder import METRICS, read_metrics
 from actors.reinforce import reinforce, role_demands
 from actors.resources import check_resources, node_resources
@@ -32,6 +33,7 @@ from marval_ray import assets_index, cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
+from marval_ray.generate import Generation
 from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
@@ -95,7 +97,7 @@ def main(config: Config) -> None:
         plan = plan_of(config, student, prompts_of(config))
         check_rewards(config.rl.rewards)
     first = load_model(config.student or config.teacher, config.model)
-    figures = Figures(config.figures, config.vae, storage.folder)
+    figures = Figures(config.figures, config.vae, storage.folder, painter(config))
     ray.init()
     check_resources(demands(config), node_resources())
     open_run_folder(storage, config, config.overwrite)
@@ -119,6 +121,14 @@ def main(config: Config) -> None:
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
     storage.push()
     print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")
+
+
+def painter(config: Config) -> Callable[[Generation], Generation]:
+    """Pictures are drawn here, unless here is a machine without GPU of a cluster with some."""
+    gpus = min(1.0, config.learner.gpus_per_worker)
+    if not gpus or torch.cuda.is_available():
+        return lambda here: here
+    return lambda here: Elsewhere.of(here, gpus)
 
 
 def timed(work: Callable[..., Result], *arguments: object) -> tuple[Result, float]:

@@ -1,6 +1,7 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,13 @@ CURVES = {
 
 
 class Figures:
-    """Collects a run's figures in `folder`: `before`, `distilled`, `reinforced`, then `write`."""
+    """Collects a run's figures in `folder`: `before`, `distilled`, `reinforced`, then `write`.
 
-    def __init__(self, config: FiguresConfig, vae: Path, folder: Path):
-        self.config, self.folder = config, folder
+    draw: turns a Generation into one that draws where it should be done.
+    """
+
+    def __init__(self, config: FiguresConfig, vae: Path, folder: Path, draw: Callable[[Generation], Generation] = lambda here: here):
+        self.config, self.folder, self.draw = config, folder, draw
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.vae: VAE = load_vae(vae).to(self.device)
         self.evaluator = config.evaluator()
@@ -102,7 +106,7 @@ class Figures:
         """Pictures and speed of the teacher; pictures of the student, still the teacher read in one step, and its scores
         at a number of loops."""
         teacher = teacher.to(self.device)
-        generation = Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch)
+        generation = self.draw(Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
         student = self._student(teacher)
         self._draw("student before", student)
@@ -173,7 +177,7 @@ class Figures:
         report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
 
     def _student(self, model: MAR) -> Generation:
-        return student_generation(model.to(self.device), self.vae, self.config.loops[-1], self.config.batch)
+        return self.draw(student_generation(model.to(self.device), self.vae, self.config.loops[-1], self.config.batch))
 
     def _labels(self, model: MAR) -> Tensor:
         return class_labels(model.config.num_classes, self.config.samples)

@@ -1,0 +1,28 @@
+"""Pictures drawn in a Ray task equal those drawn here."""
+
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+
+from actors.painter import Elsewhere
+from marval_ray import assets_index
+from marval_ray.generate import student_generation
+from marval_ray.models.vae import load_vae
+from marval_ray.weights import load_model
+
+
+@pytest.fixture
+def cluster():
+    with ray.init(num_cpus=1, num_gpus=1):  # a GPU by name only: the task then draws on the CPU
+        yield
+
+
+def test_images_come_from_where_the_gpu_is(cluster):
+    here = student_generation(load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE), loops=2)
+    there = Elsewhere.of(here, gpus=0.5)
+    labels = torch.arange(4)
+    assert (there.images(labels, 1) - here.images(labels, 1)).abs().max() < 1e-4
+    other = replace(there, loops=8)
+    assert isinstance(other, Elsewhere) and not torch.allclose(other.images(labels, 1), here.images(labels, 1), atol=0.1)
