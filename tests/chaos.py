@@ -1,8 +1,9 @@
-"""Harm to a run on this machine's Ray: killed and paused actors, a full object store."""
+"""Harm to a run on this machine's Ray: killed and paused actors, a full object store, a slow network."""
 
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,9 @@ ROLES = ("RolloutWorker", "RewardWorker", "RayTrainWorker")
 def disturb(seed: int, seconds: float, over: Callable[[], bool]) -> dict[str, int]:
     """Do random harm until so much time has passed or the run is `over`; how often each kind and role was hit."""
     rng, end, done = random.Random(seed), time.monotonic() + seconds, dict[str, int]()
+    kinds = (kill, kill, pause, fill, *((slow,) if own_network() else ()))
     while time.monotonic() < end and not over():
-        harm, role = rng.choice((kill, kill, pause, fill)), rng.choice(ROLES)
+        harm, role = rng.choice(kinds), rng.choice(ROLES)
         name = harm(rng, role)
         done[name] = done.get(name, 0) + 1
         time.sleep(rng.uniform(3, 10))
@@ -47,6 +49,20 @@ def fill(rng: random.Random, role: str) -> str:
     time.sleep(rng.uniform(1, 5))
     del held
     return "fill the object store"
+
+
+def own_network() -> bool:
+    """Whether these processes have a network to themselves, as `make test-chaos` gives them when it may."""
+    return os.geteuid() == 0 and os.readlink("/proc/self/ns/net") != os.readlink("/proc/1/ns/net")
+
+
+def slow(rng: random.Random, role: str) -> str:
+    """2 Mbit/s between all processes for a while: whatever is larger than a message waits."""
+    queue = ("tc", "qdisc", "replace", "dev", "lo", "root", "tbf", "rate", "2mbit", "burst", "128kb", "latency", "5s")
+    subprocess.run(queue, check=True)
+    time.sleep(rng.uniform(3, 15))
+    subprocess.run(("tc", "qdisc", "del", "dev", "lo", "root"), check=True)
+    return "slow the network"
 
 
 def send(rng: random.Random, role: str, what: signal.Signals) -> int | None:

@@ -202,6 +202,7 @@ def test_ten_minutes_of_chaos_change_nothing(plan, tmp_path):
         wait_for_rows(tmp_path / "disturbed" / "metrics-rl.jsonl", 2)
         harm = disturb(seed=0, seconds=600, over=result.done)
         assert gap(whole, result.result(timeout=600)) == 0
+    print(harm)
     assert len(harm) >= 5, harm
     assert [row["step"] for row in metrics(tmp_path / "disturbed")] == list(range(1, CHAOS_STEPS + 1))
 
