@@ -71,6 +71,25 @@ def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_r
     assert (whole - parts).norm() < 1e-5 * whole.norm()
 
 
+def test_gradients_are_the_same_bits_each_time():
+    """With two threads, and as many tokens as PyTorch needs to share an indexed sum among them in the order of the day."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    model = load_model(assets_index.STUDENT)
+    c, batch, student = model.config, 40, Student(model)
+    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, 0)
+    rollout = Rollout(draws.initial, torch.arange(batch) % c.num_classes, 0, tuple(range(batch)), 0, 0)
+
+    def gradients() -> list[torch.Tensor]:
+        tokens, _ = replay_chain(student, rollout, draws, 2, 2)
+        return list(torch.autograd.grad(tokens.square().mean(), [p for n, p in student.named_parameters() if "embed" in n]))
+
+    first = gradients()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("last", [1, 3])
 def test_replay_of_some_loops_equals_autograd_with_the_prefix_detached(student, scorer, last):
     draws, sampler = draws_of(), OneStep(MODEL.student_timestep)

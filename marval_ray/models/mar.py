@@ -139,7 +139,7 @@ class MAR(nn.Module):
     ) -> Float[Tensor, "B bK C"]:
         """Encode the known tokens, given with their ascending positions; class tokens come first in the result."""
         b = self.config.buffer_size
-        positions = self.encoder_pos_embed_learned[0, b:][known]
+        positions = F.embedding(known, self.encoder_pos_embed_learned[0, b:])
         x = torch.cat([self._class_tokens(labels), self.z_proj(known_BKD) + positions], dim=1)
         x = self.z_proj_ln(x)
         for block in self.encoder_blocks:
@@ -166,7 +166,7 @@ class MAR(nn.Module):
         for block in first:
             x = block(x)
         z = self.decoder_norm(last(x, wanted + b))  # nobody looks at the others
-        return z + self.diffusion_pos_embed_learned[0][wanted]
+        return z + F.embedding(wanted, self.diffusion_pos_embed_learned[0])
 
     def forward(
         self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
