@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.images import to_pixels, to_tensor
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import image_reward, load_reward
@@ -89,6 +90,19 @@ def test_pickscore_equals_the_reference_path(clip_folder):
     assert torch.allclose(reward(images, PROMPTS), expected, atol=1e-3)  # from cached text features
     score = load_reward([f"clip:{clip_folder}"])(images, PROMPTS)
     assert torch.allclose(score, 100 * expected / model.logit_scale.exp(), atol=1e-3)
+
+
+def test_scores_do_not_depend_on_what_was_scored_before():
+    """To the bit: else a worker that starts anew changes a run."""
+    prompts = class_prompts(CLASS_NAMES)
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def score_after(first: list[int]) -> torch.Tensor:
+        reward = load_reward(["pickscore:embedded/reward"])
+        reward(torch.zeros(len(first), 1, 28, 28), [prompts[i] for i in first])
+        return reward(images, prompts[:4])
+
+    assert all(torch.equal(score_after([9]), score_after(first)) for first in ([0], [0, 1, 2], [1, 5], [7, 3, 2, 0, 8]))
 
 
 def test_reward_gradient_is_the_slope_of_the_score(clip_folder):

@@ -62,8 +62,10 @@ class CLIPReward(nn.Module):
 
     @torch.no_grad()
     def cached_text_features(self, prompts: Sequence[str]) -> Float[Tensor, "B F"]:
-        """Text features of a frozen model; the prompts of a run are few and come again and again."""
-        new = sorted(set(prompts) - self.texts.keys())
-        if new:
-            self.texts |= dict(zip(new, self.text_features(new)))
+        """Text features of a frozen model; the prompts of a run are few and come again and again.
+
+        Each is taken alone: in a batch its last bits would depend on the others, and a run's on which worker saw what first.
+        """
+        for prompt in set(prompts) - self.texts.keys():
+            self.texts[prompt] = self.text_features([prompt])[0]
         return torch.stack([self.texts[prompt] for prompt in prompts])
