@@ -18,6 +18,7 @@ from marval_ray.environment import before_ray
 
 before_ray()
 
+import fake_workers
 import numpy as np
 import psutil
 import ray
@@ -28,7 +29,7 @@ from actors.pool import Crew, Feed, hire
 from marval_ray import cli
 from marval_ray.config import RLConfig, RoleConfig
 from marval_ray.files import write_json
-from marval_ray.types import Weights
+from marval_ray.types import Request, Weights
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ class Figures:
 
 
 def main(config: Config) -> None:
-    figures = [asdict(measure(config, actors)) for actors in config.actors]
-    print(json.dumps(figures, indent=2))
-    if config.out:
-        write_json(config.out, figures)
+    figures = []
+    for actors in config.actors:
+        figures.append(asdict(measure(config, actors)))
+        print(json.dumps(figures[-1], indent=2), flush=True)
+        if config.out:
+            write_json(config.out, figures)
 
 
 def measure(config: Config, actors: int) -> Figures:
@@ -93,6 +96,8 @@ def measure(config: Config, actors: int) -> Figures:
 def crew_of(config: Config, rl: RLConfig) -> Iterator[Crew]:
     count = rl.rollout.count + rl.reward.count
     ray.init(num_cpus=4, object_store_memory=8 * 10**9, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(PATHS)}})
+    ray.util.register_serializer(Request, serializer=lambda it: it.indices, deserializer=fake_workers.request)
+    ray.util.register_serializer(Weights, serializer=lambda it: it.buffer, deserializer=fake_workers.weights)
     group = placement_group([{"CPU": 0.01}] * count)
     ray.get(group.ready())
     first, second = range(rl.rollout.count), range(rl.rollout.count, count)
