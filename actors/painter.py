@@ -1,6 +1,6 @@
 """Drawing where the GPUs are: the head of a cluster, where a job's driver runs, has none."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import ray
 import torch
@@ -18,12 +18,11 @@ class Elsewhere(Generation):
 
     @classmethod
     def of(cls, generation: Generation, gpus: float) -> "Elsewhere":
-        return cls(**{field.name: getattr(generation, field.name) for field in fields(generation)}, gpus=gpus)
+        return cls(**vars(generation), gpus=gpus)
 
     def images(self, labels: Tensor, seed: int, progress: str | None = None) -> Tensor:
         """As Generation.images; the bar is the task's."""
-        here = Generation(**{field.name: getattr(self, field.name) for field in fields(Generation)})
-        drawn: Tensor = ray.get(draw.options(num_gpus=self.gpus).remote(here, labels, seed, progress))
+        drawn: Tensor = ray.get(draw.options(num_gpus=self.gpus).remote(self, labels, seed, progress))
         return drawn
 
 
@@ -32,4 +31,4 @@ def draw(generation: Generation, labels: Tensor, seed: int, progress: str | None
     device = own_device(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     moved = replace(generation, model=generation.model.to(device, dtype), vae=generation.vae.to(device))
-    return moved.images(labels, seed, progress)
+    return Generation.images(moved, labels, seed, progress)  # here, not elsewhere again

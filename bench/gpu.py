@@ -8,7 +8,6 @@ the replay is the learner's, of all loops with gradient; GSIM is whole updates, 
 """
 
 import gc
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,6 +27,8 @@ from actors.gsim import GSIMLearner, GSIMRun
 from marval_ray import assets_index, cli
 from marval_ray.config import LearnerConfig, ModelConfig
 from marval_ray.data import write_latents
+from marval_ray.files import write_json
+from marval_ray.generate import class_labels
 from marval_ray.models.student import Student
 from marval_ray.models.vae import KL16, VAE, load_vae
 from marval_ray.replay import replay_chain
@@ -90,7 +91,7 @@ def autocast() -> torch.autocast:
 def draws_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Draws, Tensor]:
     """(orders and noise, labels)."""
     draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, steps)
-    return draws.to(DEVICE), torch.arange(batch, device=DEVICE) % c.num_classes
+    return draws.to(DEVICE), class_labels(c.num_classes, batch).to(DEVICE)
 
 
 def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype) -> float:
@@ -152,7 +153,7 @@ def distilling(preset: str, config: Config) -> float:
         folder = Path(place)
         save_model(folder, "teacher", random_model(c, DEVICE).state_dict(), c, torch.float32)
         latents = torch.randn(config.batch, *c.latent_shape).numpy()
-        write_latents(folder / "latents.parquet", latents, 0 * latents, (torch.arange(config.batch) % c.num_classes).numpy())
+        write_latents(folder / "latents.parquet", latents, 0 * latents, class_labels(c.num_classes, config.batch).numpy())
         learner = LearnerConfig(batch=config.batch)
         run = GSIMRun(c, PRESETS[preset].gsim, learner, folder / "teacher.safetensors", folder / "latents.parquet")
         made = GSIMLearner(run, DEVICE)
@@ -190,7 +191,7 @@ def main(config: Config) -> None:
             results.append(Measured(preset, part, batch, seconds, memory))
             print(f"{preset} {part}: {1000 * seconds:.2f} ms an image, {memory:.1f} GB", flush=True)
             if config.json:
-                config.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+                write_json(config.json, [asdict(result) for result in results])
     rows = [[r.preset, r.part, str(r.batch), f"{1000 * r.seconds:.2f}", f"{r.gigabytes:.1f}"] for r in results]
     print(table(["model", "part", "batch", "ms an image", "GB"], rows))
     dist.destroy_process_group()

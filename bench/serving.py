@@ -24,7 +24,7 @@ from PIL import Image
 
 from marval_ray import assets_index, cli
 from marval_ray.files import write_json
-from marval_ray.generate import decode_tokens, student_generation
+from marval_ray.generate import class_labels, decode_tokens, student_generation
 from marval_ray.images import to_pixels
 from marval_ray.models.vae import load_vae
 from marval_ray.sampling import Draws, OneStep, sample_tokens
@@ -88,7 +88,7 @@ def best_alone(config: Config) -> float:
     generation = student_generation(load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE), config.steps)
     speeds = []
     for batch in config.batches:
-        labels = torch.arange(batch) % 10
+        labels = class_labels(generation.model.config.num_classes, batch)
         generation.images(labels[:1], seed=0)
         began = time.perf_counter()
         student_generation(generation.model, generation.vae, config.steps, batch).images(labels, seed=0)
