@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -40,12 +41,14 @@ from marval_ray.weights import save_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TEACHER = Ancestral(steps=100, cfg=3.0)
+Preset = Literal["mar-b", "mar-l", "mar-h", "tiny"]
+Part = Literal["student", "student bf16", "teacher bf16", "reward", "replay", "gsim"]
 
 
 @dataclass(frozen=True)
 class Config:
-    presets: tuple[str, ...] = ("mar-b", "mar-l", "mar-h")
-    parts: tuple[str, ...] = ("student", "student bf16", "teacher bf16", "reward", "replay", "gsim")
+    presets: tuple[Preset, ...] = ("mar-b", "mar-l", "mar-h")
+    parts: tuple[Part, ...] = ("student", "student bf16", "teacher bf16", "reward", "replay", "gsim")
     """Of all that can be measured."""
     batch: int = 64
     """Images of a batch of sampling, and of an update of GSIM."""
@@ -160,7 +163,7 @@ def distilling(preset: str, config: Config) -> float:
     return measure(lambda: made.step(0), config.repeats) / config.batch
 
 
-def parts_of(preset: str, config: Config) -> dict[str, tuple[int, Callable[[], float]]]:
+def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[], float]]]:
     """(batch, measurement) of each part."""
     c = PRESETS[preset].model
     one_step = OneStep(c.student_timestep)
