@@ -79,6 +79,7 @@ def test_saved_model_is_read_back_with_its_config(tmp_path):
     assert loaded.config == SMALL and {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert same(loaded, {name: value.bfloat16().float() for name, value in model.state_dict().items()})
     assert [p.name for p in path.parent.iterdir() if p.suffix == ".tmp"] == []
+    assert path.stat().st_mode == path.with_name("config.json").stat().st_mode  # whoever may read the one may read the other
 
 
 @pytest.mark.parametrize("place", ["args", "model_ema", "inside args"])
