@@ -125,7 +125,8 @@ def main(config: Config) -> None:
 
 def painter(config: Config) -> Callable[[Generation], Generation]:
     """Pictures are drawn here, unless here is a machine without GPU of a cluster with some."""
-    gpus = min(1.0, config.learner.gpus_per_worker)
+    learner = config.rl_learner if config.stages == "rl" else config.learner
+    gpus = min(1.0, learner.gpus_per_worker)
     if not gpus or torch.cuda.is_available():
         return lambda here: here
     return lambda here: Elsewhere.of(here, gpus)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ class Figures:
     def write(self, config: dict[str, Any], metrics: dict[str, list[dict[str, float]]], extra: dict[str, float]) -> None:
         """summary.json, the pictures and report.html. `metrics` are the rows of each stage's metrics file."""
         self.summary |= {"samples": self.config.samples, **extra}
-        rows = self.teacher_rows + self.student_rows
+        rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter("n_ar"))
         write_json(self.folder / "summary.json", self.summary | {"loops": rows})
         grid, loops = self.folder / "grid.png", self.folder / "loops.png"
         report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())

@@ -33,12 +33,13 @@ class Attention(nn.Module):
             q = q.take_along_dim(rows_BP[:, None, :, None], dim=2)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def packed(self, x_MC: Tensor, seen_BT: Tensor) -> Tensor:
-        """Of the tokens that `seen_BT` marks, within each row of it."""
+    def packed(self, x_MC: Tensor, seen_BT: Tensor, places_M: Tensor) -> Tensor:
+        """Of the tokens that `seen_BT` marks, within each row of it; `places_M` are their places in all rows together."""
         qkv = self.qkv(x_MC)
-        q, k, v = self._heads(qkv.new_zeros(*seen_BT.shape, qkv.shape[-1]).masked_scatter(seen_BT[..., None], qkv))
+        padded = qkv.new_zeros(seen_BT.numel(), qkv.shape[-1]).index_copy_(0, places_M, qkv)
+        q, k, v = self._heads(padded.unflatten(0, seen_BT.shape))
         attended = F.scaled_dot_product_attention(q, k, v, seen_BT[:, None, None])
-        return self.proj(attended.transpose(1, 2).flatten(2)[seen_BT])
+        return self.proj(attended.transpose(1, 2).flatten(2).flatten(0, 1)[places_M])
 
     def _heads(self, qkv_BTC: Tensor) -> Tensor:
         return qkv_BTC.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -70,9 +71,9 @@ class Block(nn.Module):
         x_BPC = (x_BTC if rows_BP is None else gather_tokens(x_BTC, rows_BP)) + attended
         return x_BPC + self.mlp(self.norm2(x_BPC))
 
-    def packed(self, x_MC: Tensor, seen_BT: Tensor) -> Tensor:
+    def packed(self, x_MC: Tensor, seen_BT: Tensor, places_M: Tensor) -> Tensor:
         """The tokens that `seen_BT` marks, row after row, after this block."""
-        x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT)
+        x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT, places_M)
         return x_MC + self.mlp(self.norm2(x_MC))
 
 
@@ -186,12 +187,13 @@ class MAR(nn.Module):
         b = self.config.buffer_size
         seen = F.pad(known, (b, 0), value=True)
         projected = self.z_proj(tokens) + self.encoder_pos_embed_learned[:, b:]
-        x = self.z_proj_ln(torch.cat([self._class_tokens(labels), projected], dim=1)[seen])
+        places = seen.flatten().nonzero()[:, 0]  # once: indexing by a mask would look for them, and make a GPU wait, each time
+        x = self.z_proj_ln(torch.cat([self._class_tokens(labels), projected], dim=1).flatten(0, 1)[places])
         for block in cast(Iterable[Block], self.encoder_blocks):
-            x = block.packed(x, seen)
+            x = block.packed(x, seen, places)
         embedded = self.decoder_embed(self.encoder_norm(x))
-        hidden = self.mask_token.to(embedded.dtype).expand(*seen.shape, -1)
-        return self._conditions(hidden.masked_scatter(seen[..., None], embedded), wanted)
+        hidden = self.mask_token.to(embedded.dtype).expand(*seen.shape, -1).flatten(0, 1).index_copy(0, places, embedded)
+        return self._conditions(hidden.unflatten(0, seen.shape), wanted)
 
 
 def gather_tokens(tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
