@@ -28,6 +28,7 @@ JOB = (
     "--figures.sampler.steps", "2",
     "--rl-learner.steps", "24", "--rl-learner.batch", "8", "--rl.chunk", "4", "--rl.loops", "4", "--rl-learner.checkpoint-every", "4",
     "--guard.every", "12", "--guard.samples", "20", "--guard.patience", "9", "--rl.rollout.count", "2", "--rl.reward.count", "2",
+    "--rl.rollout.threads", "1", "--rl.reward.threads", "1",  # the three hosts share this machine's cores
     "--learner.node", "learner", "--rl-learner.node", "learner", "--rl.rollout.node", "rollout", "--rl.reward.node", "reward",
     "--rl.judge.node", "reward",
 )  # fmt: skip
