@@ -139,7 +139,7 @@ class RoleConfig:
     cpus: float = 1.0
     gpus: float = 0.0
     threads: int = 1
-    """Threads of torch, on a CPU."""
+    """Threads of torch, on a CPU. More than the machine has cores, over all actors that work at once, slow each other down many times."""
     node: str | None = None
     """Only nodes that have this custom resource; by default any."""
 
