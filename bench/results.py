@@ -41,6 +41,11 @@ GSIM: dict[str, Settings] = {
 }
 """Changes of the first stage, one at a time."""
 
+ONE_THREAD: Settings = {
+    "rl.rollout.threads": 1, "rl.reward.threads": 1, "rl.judge.threads": 1, "rl_learner.threads_per_worker": 1,
+}  # fmt: skip
+"""For actors that work at the same time: two threads of each would fight for two cores."""
+
 RL: dict[str, Settings] = {
     "default": {},
     "K = 1": {"rl.last": 1},
@@ -53,8 +58,8 @@ RL: dict[str, Settings] = {
     "N_AR = 64, K = 64": {"rl.loops": 64, "rl.last": 64, "guard.every": 1},
     "GSIM weight 10": {"rl.gsim_weight": 10.0},
     "saturating at 1": {"rl.saturate": 1.0},
-    "staleness 1": {"rl.max_staleness": 1},
-    "staleness 2": {"rl.max_staleness": 2},
+    "staleness 1, one thread an actor": {"rl.max_staleness": 1} | ONE_THREAD,
+    "staleness 2, one thread an actor": {"rl.max_staleness": 2} | ONE_THREAD,
     "policy gradient": {"rl.estimator": "policy"},
 }
 """Changes of the second stage, one at a time, at equal wall-clock. The slow ones need looks after fewer updates."""
