@@ -188,6 +188,7 @@ def test_the_page_works_by_keyboard_and_says_what_is_wrong(page):
     page.get_by_label("or a prompt").fill("a cat")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("names no class of this model")
+    expect(page.get_by_role("listitem")).to_have_count(0)
     page.get_by_label("or a prompt").fill("a coat")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("4 images in", timeout=30_000)
@@ -199,6 +200,7 @@ def test_the_page_stops(page):
     page.get_by_role("button", name="Draw").click()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("status")).to_have_text("Stopped.")
+    expect(page.locator("#images li:not(:has(img[src]))")).to_have_count(0)
 
 
 def test_wrong_options_are_refused(running, tmp_path):
