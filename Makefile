@@ -5,7 +5,7 @@ installed := .venv/.installed
 python := .venv/bin/python
 
 # A network that nobody else uses, for those who may make one.
-own_network := $(if $(shell unshare --net true 2>/dev/null && echo yes),unshare --net env OWN_NETWORK=yes sh -c 'ip link set lo up && exec "$$@"' sh)
+own_network = $(if $(shell unshare --net true 2>/dev/null && echo yes),unshare --net env OWN_NETWORK=yes sh -c 'ip link set lo up && exec "$$@"' sh)
 
 .PHONY: help demo results test test-slow test-cluster test-chaos test-gpu lint bench clean
 

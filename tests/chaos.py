@@ -36,9 +36,8 @@ def pause(rng: random.Random, role: str) -> str:
     """For so long that some calls are late and others are not."""
     pid = send(rng, role, signal.SIGSTOP)
     time.sleep(rng.uniform(1, 15))
-    if pid is not None:
-        with suppress(ProcessLookupError):  # replaced meanwhile
-            os.kill(pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):  # replaced meanwhile
+        os.kill(pid, signal.SIGCONT)
     return f"pause {role}"
 
 
@@ -65,12 +64,14 @@ def slow(rng: random.Random, role: str) -> str:
     return "slow the network"
 
 
-def send(rng: random.Random, role: str, what: signal.Signals) -> int | None:
-    """Signal one living actor of that role, if there is one; its pid."""
-    pids = [actor.pid for actor in list_actors(filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
-    if not pids:
-        return None
-    pid = rng.choice(pids)
-    with suppress(ProcessLookupError):
-        os.kill(pid, what)
-    return pid
+def send(rng: random.Random, role: str, what: signal.Signals) -> int:
+    """Signal one living actor of that role, as soon as there is one; its pid."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        pids = [actor.pid for actor in list_actors(filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
+        with suppress(IndexError, ProcessLookupError):  # it is being replaced
+            pid = rng.choice(pids)
+            os.kill(pid, what)
+            return pid
+        time.sleep(1)
+    raise AssertionError(f"no {role} is there: did the run end before the harm?")
