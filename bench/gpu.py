@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,7 @@ Part = Literal["student", "student bf16", "teacher bf16", "reward", "replay", "g
 @dataclass(frozen=True)
 class Config:
     presets: tuple[Preset, ...] = ("mar-b", "mar-l", "mar-h")
-    parts: tuple[Part, ...] = ("student", "student bf16", "teacher bf16", "reward", "replay", "gsim")
+    parts: tuple[Part, ...] = get_args(Part)
     """Of all that can be measured."""
     batch: int = 64
     """Images of a batch of sampling, and of an update of GSIM."""

@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 from marval_ray import assets_index, cli
+from marval_ray.evaluation import images_per_second
 from marval_ray.files import write_json
-from marval_ray.generate import class_labels, decode_tokens, student_generation
+from marval_ray.generate import decode_tokens, student_generation
 from marval_ray.images import to_pixels
 from marval_ray.models.vae import load_vae
 from marval_ray.sampling import Draws, OneStep, sample_tokens
@@ -87,13 +88,11 @@ def best_alone(config: Config) -> float:
     """Images/s of the sampler without a server, at the best of the batch sizes."""
     model, vae = load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE)
 
-    def seconds(batch: int, steps: int) -> float:
-        began = time.perf_counter()
-        student_generation(model, vae, steps, batch).images(class_labels(model.config.num_classes, batch), seed=0)
-        return time.perf_counter() - began
+    def speed(batch: int, steps: int) -> float:
+        return images_per_second(student_generation(model, vae, steps, batch), model.config.num_classes)
 
-    seconds(max(config.batches), 8)  # until it has seen the largest, glibc gives memory back and asks for it again in each loop
-    speeds = [batch / seconds(batch, config.steps) for batch in config.batches]
+    speed(max(config.batches), 8)  # until it has seen the largest, glibc gives memory back and asks for it again in each loop
+    speeds = [speed(batch, config.steps) for batch in config.batches]
     print("alone, images/s by batch:", dict(zip(config.batches, np.round(speeds, 1).tolist())), flush=True)
     return max(speeds)
 
