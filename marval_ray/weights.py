@@ -1,32 +1,18 @@
-"""Weights on disk and in memory: safetensors with a JSON config, published MAR checkpoints, EMA.
+"""Weights of models: written as safetensors with a JSON config, fitted into modules, averaged (EMA)."""
 
-Nothing is unpickled but tensors: `torch.load(weights_only=True)` with `argparse.Namespace`, which MAR's published
-files carry, allowed by name.
-"""
-
-import argparse
-import json
-import pickle
-import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
+from marval_ray.checkpoints import StateDict, read_state
 from marval_ray.config import ModelConfig
-from marval_ray.files import atomic_path, write_json
+from marval_ray.files import atomic_path, read_json, write_json
 from marval_ray.models.mar import MAR
-
-StateDict = dict[str, Tensor]
-
-# torch's restricted unpickler reports damaged bytes by whichever of these they lead to.
-_UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, AssertionError, TypeError, ValueError,
-    struct.error,
-)  # fmt: skip
 
 
 class EMA:
@@ -77,8 +63,8 @@ def read_config(folder: Path) -> ModelConfig:
     if not path.exists():
         raise ValueError(f"{path} is missing: a checkpoint folder holds config.json beside its safetensors file")
     try:
-        return ModelConfig(**json.loads(path.read_text())["model"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return ModelConfig(**read_json(path)["model"])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a model config: {error}") from error
 
 
@@ -94,64 +80,46 @@ def build_model(config: ModelConfig, state: StateDict, source: Path | str) -> MA
     return model
 
 
-def read_state(path: Path) -> StateDict:
-    """The tensors of a safetensors file, or of a published checkpoint (its `model_ema`, `model` or `state_dict`).
-
-    Raises ValueError with the file's name when it cannot be read safely or is not a state dict.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    return _read_published(path)
-
-
-def _read_published(path: Path) -> StateDict:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read safely as a checkpoint of tensors: {_reason(error)}") from error
-    for key in ("model_ema", "model", "state_dict"):
-        if isinstance(content, dict) and key in content:
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state dict: neither `model_ema`, `model`, `state_dict` nor tensors by name")
-    return content
-
-
-def _reason(error: BaseException) -> str:
-    """The line of torch's long message that names the refused class or the damage."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    line = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return line.split(" Please use")[0]  # torch goes on with how to allow the class
-
-
 def load_strictly(model: nn.Module, state: StateDict, source: Path | str) -> None:
-    """Copy `state` into `model`, cast to its dtype. Raises ValueError naming what is missing, unexpected or misshapen."""
+    """Copy `state` into `model`, cast to its dtype. Raises ValueError as `check_fit` does."""
     check_fit(model.state_dict(), state, source)
     model.load_state_dict(state)
 
 
 def check_fit(own: StateDict, state: StateDict, source: Path | str) -> None:
-    """Raise ValueError unless `state` has the names and shapes of the model's `own`."""
-    problems = [f"missing {_some(own.keys() - state.keys())}"] if own.keys() - state.keys() else []
-    if state.keys() - own.keys():
-        problems.append(f"unexpected {_some(state.keys() - own.keys())}")
+    """Raise ValueError unless `state` has the names and shapes of the model's `own`, and finite numbers."""
     misshapen = [
-        f"{name} is {tuple(state[name].shape)}, the model needs {tuple(own[name].shape)}"
+        (name, state[name].shape, own[name].shape)
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-    problems += misshapen[:3]
+    report = {"missing_keys": own.keys() - state.keys(), "unexpected_keys": state.keys() - own.keys(), "mismatched_keys": misshapen}
+    check_report(report, source)
+    check_finite(state, source)
+
+
+def check_report(report: Mapping[str, Any], source: Path | str) -> None:
+    """Raise ValueError unless all fitted, by the loading report of diffusers' and transformers' `from_pretrained`.
+
+    They only warn, and give random values to what is missing.
+    """
+    problems = [f"{kind} {_some(report[f'{kind}_keys'])}" for kind in ("missing", "unexpected") if report[f"{kind}_keys"]]
+    misshapen = list(report["mismatched_keys"])[:3]
+    problems += [f"{name} is {tuple(found)}, the model needs {tuple(needed)}" for name, found, needed in misshapen]
     if problems:
         raise ValueError(f"{source} does not fit the model: {'; '.join(problems)}")
 
 
-def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+def check_finite(state: StateDict, source: Path | str) -> None:
+    """Raise ValueError naming the tensor when one holds NaN or an infinite number."""
+    for name, value in state.items():
+        # The extremes are NaN if any value is, and take a hundredth of the time of isfinite().all().
+        if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            broken = (~value.isfinite()).sum()
+            raise ValueError(f"{source}: {broken} of the {value.numel()} numbers of {name} are NaN or infinite")
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    shown = ", ".join(first[:4])
+    return shown if len(first) <= 4 else f"{shown} and {len(first) - 4} more"

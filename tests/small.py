@@ -19,12 +19,12 @@ MODEL = ModelConfig(
 
 
 def write_teacher(folder: Path, config: ModelConfig = MODEL, broken: bool = False) -> Path:
-    """A checkpoint with random weights, none of them zero; a broken one predicts infinite noise."""
+    """A checkpoint with random weights, none of them zero; a broken one predicts noise so large that its loss is infinite."""
     torch.manual_seed(0)
     model = MAR(config)
     state = {name: value + 0.02 * torch.randn_like(value) for name, value in model.state_dict().items()}
     if broken:
-        state["diffloss.net.final_layer.linear.bias"].fill_(float("inf"))
+        state["diffloss.net.final_layer.linear.bias"].fill_(3e38)
     save_model(folder, "teacher", state, config, torch.float32)
     return folder / "teacher.safetensors"
 
