@@ -30,11 +30,12 @@ from actors.resources import check_resources, node_resources
 from actors.rl import Plan
 from actors.trainer import Stopped, demand, train
 from marval_ray import assets_index, cli
-from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
 from marval_ray.generate import Generation
-from marval_ray.presets import PRESETS
+from marval_ray.models.vae import codec_id, load_vae
+from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
@@ -84,6 +85,7 @@ class Config:
             raise ValueError("--resume and --overwrite exclude each other")
         if (self.student is None) == (self.stages == "rl"):
             raise ValueError("--student goes with --stages rl, which needs it")
+        check_seed(self.seed)
 
 
 def main(config: Config) -> None:
@@ -91,7 +93,7 @@ def main(config: Config) -> None:
     storage = Storage.of(lasting(config.out))
     storage.pull()
     check_run_folder(storage, config, config.resume, config.overwrite)
-    check_latents(config.latents, config.model.latent_shape)
+    check_latents(config.latents, config.model, codec_id(load_vae(config.vae)))
     student = config.student or storage.folder / "student-gsim.safetensors"
     if "rl" in config.stages:
         plan = plan_of(config, student, prompts_of(config))
@@ -198,7 +200,7 @@ def defaults(name: str) -> Config:
     """Published models bring no files along: their teacher, latents and autoencoder must be named."""
     p = PRESETS[name]
     files = (tyro.MISSING,) * 3
-    figures = FiguresConfig()
+    figures = FiguresConfig(sampler=SAMPLERS[name])
     if name == "tiny":
         files, figures = (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE), FiguresConfig.embedded()
     teacher, latents, vae = files

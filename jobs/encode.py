@@ -22,6 +22,7 @@ import ray.data
 
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray import assets_index, cli
+from marval_ray.config import check_at_least
 from marval_ray.files import atomic_path
 from marval_ray.models.vae import VAE, load_vae
 
@@ -57,9 +58,7 @@ class Config:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch", "workers", "group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "batch", "workers", "group", prefix="--")
 
 
 def main(config: Config) -> None:

@@ -8,17 +8,19 @@ FD falls with the number of images: compare equal numbers only.
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from marval_ray import assets_index, cli
 from marval_ray.evaluation import Row, measure
-from marval_ray.files import write_json
+from marval_ray.files import check_out, write_json
 from marval_ray.images import read_npz, to_tensor
 from marval_ray.metrics import Evaluator
-from marval_ray.source import Source
+from marval_ray.source import Source, defaults
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Config(Source):
 
 
 def main(config: Config) -> None:
+    if config.out:
+        check_out(config.out)
     evaluator = Evaluator.load(config.classifier, config.reference)
     row = score_file(config.npz, evaluator) if config.npz else score_model(config, evaluator)
     print(json.dumps(row))
@@ -42,16 +46,27 @@ def main(config: Config) -> None:
 
 def score_file(path: Path, evaluator: Evaluator) -> Row:
     pixels, labels = read_npz(path)
-    if pixels.shape[-1] != 1:
-        raise ValueError(f"{path}: images have {pixels.shape[-1]} channels, the embedded evaluation knows grey ones only")
-    return asdict(evaluator.score(to_tensor(pixels), torch.from_numpy(labels)))
+    images, classes = to_tensor(pixels), torch.from_numpy(labels.astype("int64"))
+    try:
+        scores = evaluator.score(images, classes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    warn(evaluator, classes)
+    return asdict(scores)
 
 
 def score_model(config: Config, evaluator: Evaluator) -> Row:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
-    return measure("teacher" if config.teacher else "student", generation, labels, config.seed, evaluator)[0]
+    row, _ = measure("teacher" if config.teacher else "student", generation, labels, config.seed, evaluator)
+    warn(evaluator, labels)
+    return row
+
+
+def warn(evaluator: Evaluator, labels: Tensor) -> None:
+    for caveat in evaluator.caveats(labels):
+        print(f"warning: {caveat}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__)
+    cli.run(main, Config, __doc__, defaults(Config))

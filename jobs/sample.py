@@ -8,29 +8,34 @@ Image i depends on the seed, i and its class alone, whatever the batch.
 """
 
 from dataclasses import dataclass
+from mimetypes import guess_type
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
 from marval_ray import cli, report
-from marval_ray.files import atomic_path
+from marval_ray.files import atomic_path, check_out
 from marval_ray.images import encode_png, to_pixels, write_npz
-from marval_ray.source import Source
+from marval_ray.source import Source, defaults
+
+SUFFIXES = (".png", ".npz")
 
 
 @dataclass(frozen=True)
 class Config(Source):
     out: Path = Path("samples.png")
     """NAME.png: a grid with a row for each class. NAME.npz: arr_0 uint8 (N, H, W, C) and arr_1 labels, as ADM writes
-    them. Any other name: a folder with a PNG file for each image."""
+    them. A name that is none of a file: a folder with a PNG file for each image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out.is_dir() and (self.out.suffix in (".png", ".npz") or any(self.out.iterdir())):
+        names_file = self.out.suffix in SUFFIXES
+        if not names_file and (self.out.is_file() or self.out.suffix == ".npy" or guess_type(self.out.name)[0]):
+            raise ValueError(f"--out {self.out} names a file: end the name in {' or '.join(SUFFIXES)}, or name a folder")
+        if not names_file and self.out.is_dir() and any(self.out.iterdir()):
             raise ValueError(f"--out {self.out} is a folder that is not empty: name another one")
-        if self.out.is_file() and self.out.suffix not in (".png", ".npz"):
-            raise ValueError(f"--out {self.out} is a file: end the name in .png or .npz, or name a folder")
+        check_out(self.out if names_file else self.out / "image.png")
 
 
 def main(config: Config) -> None:
@@ -53,4 +58,4 @@ def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, columns: 
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__)
+    cli.run(main, Config, __doc__, defaults(Config))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from marval_ray import assets_index, cli
+from marval_ray.config import check_seed
 from marval_ray.evaluation import Row, best, images_per_second, measure
 from marval_ray.files import write_json
 from marval_ray.generate import Generation, class_labels
@@ -50,6 +51,9 @@ class Config:
     retime: bool = False
     """Measure nothing but images/s, for the figures that OUT holds; to be used on a machine without other load."""
     out: Path = assets_index.TEACHER_FIGURES
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def main(config: Config) -> None:

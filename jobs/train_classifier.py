@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from marval_ray import cli
+from marval_ray.config import check_seed
 from marval_ray.files import atomic_path
 from marval_ray.images import read_images, to_tensor
 from marval_ray.models.classifier import Classifier
@@ -23,6 +24,9 @@ class Config:
     batch: int = 128
     lr: float = 3e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def main(config: Config) -> None:

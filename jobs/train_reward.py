@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from marval_ray import assets_index, cli
+from marval_ray.config import check_seed
 from marval_ray.data import LatentDataset
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files import write_json
@@ -52,6 +53,9 @@ class Config:
     lr: float = 1e-3
     preference_lr: float = 3e-4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def main(config: Config) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
-from marval_ray.data import LatentDataset
+from marval_ray.config import check_seed
+from marval_ray.data import LatentDataset, check_latents
 from marval_ray.files import atomic_path
 from marval_ray.losses.mar import context_loss
 from marval_ray.masking import drop_labels, mask_tokens
@@ -46,6 +47,9 @@ class Config:
     resume: bool = False
     """Continue from OUT/state.pt."""
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 def learning_rate_factor(step: int, config: Config) -> float:
     """Linear warm-up, then a cosine to zero."""
@@ -56,7 +60,7 @@ def learning_rate_factor(step: int, config: Config) -> float:
 def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) -> dict[str, Tensor]:
     """Back-propagate one batch; all draws come from (seed, step)."""
     device = model.mask_token.device
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
     latents, labels = dataset.batch(config.seed, step, config.batch)
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
     context = mask_tokens(patchify(latents, model.config.patch_size), labels, generator).to(device)
@@ -70,6 +74,7 @@ def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     c = MODELS[config.preset]
+    check_latents(config.latents, c)
     dataset = LatentDataset(config.latents, (c.latent_channels, c.latent_size, c.latent_size))
     model = (load_model(config.init, c) if config.init else MAR(c)).to(device)
     ema = EMA(dict(model.named_parameters()), config.ema)

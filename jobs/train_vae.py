@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
+from marval_ray.config import check_seed
 from marval_ray.images import pad_to, read_images, to_tensor
 from marval_ray.models import vae
 from marval_ray.models.classifier import Classifier, load_classifier
@@ -50,6 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.latent_noise and not self.decoder_of:
             raise ValueError("--latent-noise is in units of known deviations: it needs --decoder-of")
+        check_seed(self.seed)
 
 
 def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | None, weight: float) -> Tensor:

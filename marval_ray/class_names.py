@@ -1,12 +1,12 @@
 """Names of a model's classes, and the class that a prompt asks for."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from marval_ray import assets_index
 from marval_ray.fashion_mnist import CLASS_NAMES
+from marval_ray.files import read_json
 from marval_ray.prompts import imagenet_names, read_prompts
 
 
@@ -19,8 +19,8 @@ def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tu
         return tuple(read_prompts(file, num_classes))
     if num_classes == 1000:
         return imagenet_names()
-    config = json.loads((checkpoint.parent / "config.json").read_text())
-    if assets_index.resolve(config.get("vae", "")) == assets_index.VAE and num_classes == len(CLASS_NAMES):
+    config = read_json(checkpoint.parent / "config.json")
+    if assets_index.resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES):
         return CLASS_NAMES
     raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
 

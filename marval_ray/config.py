@@ -5,6 +5,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+def check_at_least(minimum: int, config: object, *names: str, prefix: str = "") -> None:
+    """Raise ValueError when a field of `config` is smaller; a prefix "--" names it as an option of a command."""
+    for name in names:
+        if getattr(config, name) < minimum:
+            shown = name.replace("_", "-") if prefix == "--" else name
+            raise ValueError(f"{prefix}{shown} must be at least {minimum}, got {getattr(config, name)}")
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """Raise ValueError when torch or NumPy would refuse the seed, or take it for another."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{name} must be in 0..2^63 - 1, got {seed}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of MAR (arXiv 2406.11838, Table 5). `latent_size` and `patch_size` are in latent pixels."""
@@ -77,8 +91,7 @@ class GSIMConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.t_min <= self.t_max <= 999:
             raise ValueError(f"timesteps need 0 <= t_min <= t_max <= 999, got t_min {self.t_min}, t_max {self.t_max}")
-        if self.auxiliary_updates < 1:
-            raise ValueError(f"auxiliary_updates must be at least 1, got {self.auxiliary_updates}")
+        check_at_least(1, self, "auxiliary_updates", "repeats", prefix="gsim.")
 
 
 @dataclass(frozen=True)
@@ -119,9 +132,8 @@ class LearnerConfig:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "workers", "cpus_per_worker", "log_every", "checkpoint_every", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"learner.{name} must be at least 1, got {getattr(self, name)}")
+        positive = ("steps", "batch", "workers", "cpus_per_worker", "log_every", "checkpoint_every", "max_bad_steps")
+        check_at_least(1, self, *positive, prefix="learner.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"learner.ema must be in [0, 1), got {self.ema}")
 
@@ -144,9 +156,7 @@ class RoleConfig:
     """Only nodes that have this custom resource; by default any."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a role must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "count", "threads", prefix="a role's ")
 
 
 @dataclass(frozen=True)
@@ -200,11 +210,8 @@ class RLConfig:
     """Reward actors take their CPUs and GPUs from the rollout actors' bundles."""
 
     def __post_init__(self) -> None:
-        for name in ("loops", "last", "group", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rl.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_staleness < 0:
-            raise ValueError(f"rl.max_staleness must not be negative, got {self.max_staleness}")
+        check_at_least(1, self, "loops", "last", "group", "chunk", prefix="rl.")
+        check_at_least(0, self, "max_staleness", prefix="rl.")
 
     @property
     def queue(self) -> int:
@@ -239,6 +246,6 @@ class GuardConfig:
     """roll_back: go on from the best student with half the learning rate."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "samples", "loops", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"guard.{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "every", "loops", "patience", prefix="guard.")
+        check_at_least(2, self, "samples", prefix="guard.")  # a covariance needs two
+        check_seed(self.seed, "guard.seed")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from marval_ray.config import ModelConfig
 from marval_ray.files import atomic_path
 
 COLUMNS = ("mean", "std", "label")
@@ -27,14 +29,14 @@ class LatentDataset:
     """Latents of one rank's share of `path` (a Parquet file or a folder of them).
 
     Raises ValueError on missing columns, on a latent size other than `shape` (C, h, w), and when there are fewer
-    row groups than ranks.
+    row groups than ranks, or numbers that are not finite.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], rank: int = 0, world: int = 1):
         groups = [(file, group) for file in _parquet_files(path) for group in range(_row_groups(file, shape))]
         if len(groups) < world:
             raise ValueError(f"{path} has {len(groups)} row group(s), fewer than {world} ranks: write smaller ones")
-        tables = [pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS)) for file, group in groups[rank::world]]
+        tables = [_read_group(file, group) for file, group in groups[rank::world]]
         table = pa.concat_tables(tables).combine_chunks()
         self.shape = shape
         self.mean, self.std = (_values(table[name], shape) for name in ("mean", "std"))
@@ -58,10 +60,47 @@ class LatentDataset:
         return np.random.default_rng((seed, epoch, self.rank, 0)).permutation(len(self))
 
 
-def check_latents(path: Path, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read."""
+def check_latents(path: Path, model: ModelConfig, codec: str | None = None) -> None:
+    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read, with labels of the model's classes.
+
+    codec: `codec_id` of the autoencoder that will decode; latents that say they are of another one are refused. Only
+    labels and metadata are read; NaN shows when latents are loaded.
+    """
     for file in _parquet_files(path):
-        _row_groups(file, shape)
+        _row_groups(file, model.latent_shape)
+        parquet = pq.ParquetFile(file)
+        _check_codec(file, parquet, codec)
+        _check_missing(file, parquet)
+        _check_labels(file, parquet.read(columns=["label"])["label"], model.num_classes)
+
+
+def _check_codec(file: Path, parquet: pq.ParquetFile, codec: str | None) -> None:
+    found = (parquet.schema_arrow.metadata or {}).get(CODEC, b"").decode()
+    if codec and found and codec != found:
+        raise ValueError(f"{file} holds latents of another autoencoder (its codec is {found}, that of --vae {codec}): encode anew")
+
+
+def _check_missing(file: Path, parquet: pq.ParquetFile) -> None:
+    """By the counts that Parquet keeps of each column of a row group."""
+    for group in range(parquet.num_row_groups):
+        chunks = (parquet.metadata.row_group(group).column(index) for index in range(parquet.metadata.num_columns))
+        for chunk in chunks:
+            name = chunk.path_in_schema.split(".")[0]
+            if name in COLUMNS and chunk.statistics is not None and chunk.statistics.null_count:
+                raise ValueError(f"{file}: row group {group} has {chunk.statistics.null_count} missing value(s) in `{name}`")
+
+
+def _check_labels(file: Path, labels: pa.ChunkedArray, classes: int) -> None:
+    if not len(labels):
+        raise ValueError(f"{file} holds no latents")
+    if labels.null_count:
+        raise ValueError(f"{file}: {labels.null_count} of {len(labels)} images have no label")
+    outside = labels.filter(pc.or_(pc.less(labels, 0), pc.greater_equal(labels, classes)))
+    if len(outside):
+        raise ValueError(
+            f"{file}: {len(outside)} of {len(labels)} labels are outside the model's classes 0-{classes - 1}, the first is "
+            f"{outside[0].as_py()}; classes are counted from 0"
+        )
 
 
 def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndarray, group: int = 500) -> None:
@@ -93,6 +132,8 @@ def _row_groups(file: Path, shape: tuple[int, int, int]) -> int:
     missing = sorted(set(COLUMNS) - set(schema.names))
     if missing:
         raise ValueError(f"{file} lacks the column(s) {missing}; latents need {list(COLUMNS)}, it has {schema.names}")
+    if not pa.types.is_integer(schema.field("label").type):
+        raise ValueError(f"{file}: `label` must be an integer, it is {schema.field('label').type}")
     expected = int(np.prod(shape))
     for name in ("mean", "std"):
         kind = schema.field(name).type
@@ -100,6 +141,16 @@ def _row_groups(file: Path, shape: tuple[int, int, int]) -> int:
         if found != expected:
             raise ValueError(f"{file}: `{name}` holds {found} values an image, this model needs {shape} = {expected}")
     return parquet.num_row_groups
+
+
+def _read_group(file: Path, group: int) -> pa.Table:
+    table = pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS))
+    for name in ("mean", "std"):
+        values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if not np.isfinite(values).all() or (name == "std" and (values < 0).any()):
+            allowed = "finite" if name == "mean" else "finite and at least 0"
+            raise ValueError(f"{file}: row group {group} has numbers in `{name}` that are not {allowed}")
+    return table
 
 
 def _values(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor
 
 from marval_ray import assets_index, report
+from marval_ray.config import check_at_least, check_seed
 from marval_ray.evaluation import Row, best, fastest, images_per_second, measure_loops
 from marval_ray.fashion_mnist import CLASS_NAMES
-from marval_ray.files import write_json
+from marval_ray.files import read_json, write_json
 from marval_ray.generate import Generation, class_labels, student_generation
 from marval_ray.metrics import Evaluator
 from marval_ray.models.mar import MAR
@@ -42,6 +42,11 @@ class FiguresConfig:
     seed: int = 1_000
     batch: int = 64
 
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "per_class", "grid_classes", "batch", prefix="figures.")
+        check_at_least(2, self, "samples", prefix="figures.")  # a covariance needs two
+        check_seed(self.seed, "figures.seed")
+
     def evaluator(self) -> Evaluator | None:
         if self.classifier is None or self.reference is None:
             return None
@@ -60,7 +65,7 @@ class FiguresConfig:
         """
         if self.teacher is None:
             return []
-        rows = json.loads(self.teacher.read_text())["rows"]
+        rows = read_json(self.teacher)["rows"]
         kept = [row for row in rows if row["samples"] == self.samples]
         if not kept:
             have = sorted({row["samples"] for row in rows})

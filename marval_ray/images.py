@@ -70,10 +70,14 @@ def read_npz(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as content:
             pixels, labels = content["arr_0"], content["arr_1"]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npz with arr_0 (images) and arr_1 (labels): {error}") from error
-    if pixels.ndim != 4 or pixels.dtype != np.uint8 or labels.shape != (len(pixels),):
-        raise ValueError(f"{path}: arr_0 is {pixels.dtype} {pixels.shape}, arr_1 {labels.shape}; uint8 (N, H, W, C) and (N,) fit")
+    except (KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: the array of an .npy
+        reason = "it holds one array" if isinstance(error, TypeError) else error
+        raise ValueError(f"{path} is not an .npz with arr_0 (images) and arr_1 (labels): {reason}") from error
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: arr_0 is {pixels.dtype} {pixels.shape}, arr_1 {labels.dtype} {labels.shape}; "
+            "uint8 (N, H, W, C) and integers (N,) fit"
+        )
     return pixels, labels
 
 

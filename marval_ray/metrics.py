@@ -14,6 +14,8 @@ from marval_ray.models.classifier import Classifier, load_classifier
 from marval_ray.weights import read_state
 
 BATCH = 500
+SIZES = ([28, 28], [32, 32])
+KNOWN = "the evaluation knows grey ones of 28 x 28, or padded to 32 x 32, only"
 KEPT = 2000
 """Features that statistics keep."""
 
@@ -78,7 +80,11 @@ class Evaluator:
         return cls(load_classifier(classifier), Statistics.load(reference))
 
     def score(self, images: Float[Tensor, "N 1 H W"], labels: Int64[Tensor, " N"]) -> Scores:
-        """Scores of images in [-1, 1] with their labels."""
+        """Scores of images in [-1, 1] with their labels.
+
+        Raises ValueError when the classifier does not know such images or labels, or they are too few for a covariance.
+        """
+        self.check(images, labels)
         features, predicted = classify(self.classifier, images)
         statistics = Statistics.of(features, labels)
         return Scores(
@@ -88,6 +94,31 @@ class Evaluator:
             recall=recall(self.reference.features, statistics.features),
             samples=len(images),
         )
+
+
+    def caveats(self, labels: Tensor) -> list[str]:
+        """What makes the scores of images with these labels say less than they seem to."""
+        found, classes, features = len(labels.unique()), self.classifier.logits.out_features, len(self.reference.mean)
+        said = []
+        if found < classes:
+            said.append(f"images of {found} of {classes} classes: FD compares them with images of all")
+        if len(labels) <= features:
+            said.append(f"{len(labels)} images are too few to know the covariance of {features} features: FD is far too high")
+        return said
+
+    def check(self, images: Tensor, labels: Tensor) -> None:
+        """Raise ValueError unless these images can be compared with the reference."""
+        channels, *size = images.shape[1:]
+        classes = self.classifier.logits.out_features
+        if channels != 1 or size not in SIZES:
+            raise ValueError(f"images are {channels} x {size[0]} x {size[1]} (channels, rows, columns): {KNOWN}")
+        if len(images) < 2:
+            raise ValueError(f"FD needs at least 2 images, got {len(images)}: it compares covariances")
+        outside = labels[(labels < 0) | (labels >= classes)]
+        if len(outside):
+            raise ValueError(
+                f"{len(outside)} label(s) are outside the classifier's classes 0-{classes - 1}, the first is {outside[0].item()}"
+            )
 
 
 @torch.no_grad()

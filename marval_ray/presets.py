@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, RoleConfig
+from marval_ray.sampling import Ancestral
 
 MODELS = {
     "tiny": ModelConfig(
@@ -23,6 +25,14 @@ MODELS = {
         head_width=1536, head_depth=12,
     ),
 }  # fmt: skip
+
+SAMPLERS = {
+    "tiny": assets_index.teacher_sampler(),
+    "mar-b": Ancestral(cfg=2.9),
+    "mar-l": Ancestral(cfg=3.0),
+    "mar-h": Ancestral(cfg=3.2),
+}
+"""How each teacher draws best: 100 steps, a linear schedule and nothing clipped for MAR's (its repository's README)."""
 
 
 @dataclass(frozen=True)

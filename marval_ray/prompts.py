@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torchvision.models import ResNet50_Weights
 
+from marval_ray.files import read_text
+
 TEMPLATE = "A harmonious and high quality image of {}"
 
 
@@ -24,7 +26,7 @@ def read_prompts(path: Path, num_classes: int) -> list[str]:
     """The prompt of each class from a text file with a line for each. Raises ValueError when their number differs."""
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
-    prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if len(prompts) != num_classes:
         raise ValueError(f"{path} has {len(prompts)} prompts, the model has {num_classes} classes: one line a class")
     return prompts

@@ -1,23 +1,27 @@
 """Which model draws which images: what sampling and evaluation ask of their users."""
 
-import json
 import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from marval_ray import assets_index
+from marval_ray.config import check_at_least, check_seed
+from marval_ray.files import read_json
 from marval_ray.generate import Generation, student_generation
 from marval_ray.models.vae import load_vae
-from marval_ray.presets import MODELS
+from marval_ray.presets import MODELS, SAMPLERS
 from marval_ray.sampling import Ancestral
 from marval_ray.weights import load_model, read_config
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")
+Config = TypeVar("Config", bound="Source")
 STUDENTS = ("student.safetensors", "student-gsim.safetensors")
 """What a run of jobs/distill.py exports."""
 
@@ -29,7 +33,7 @@ class Source:
     teacher: bool = False
     """Sample a teacher: many diffusion steps a token, as `sampler` says. Without --checkpoint the embedded one."""
     sampler: Ancestral = field(default_factory=assets_index.teacher_sampler)
-    """How a teacher draws; the defaults are the embedded teacher's best."""
+    """How a teacher draws; the defaults are those of --preset, or of the preset that has the checkpoint's sizes."""
     preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] | None = None
     """Sizes of a checkpoint that has no config.json beside it, such as MAR's checkpoint-last.pth."""
     vae: Path | None = None
@@ -44,9 +48,8 @@ class Source:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("per_label", "n_ar", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "per_label", "n_ar", "batch", prefix="--")
+        check_seed(self.seed)
 
     def generation(self) -> Generation:
         """The model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
@@ -70,6 +73,28 @@ class Source:
         if self.teacher:
             return assets_index.TEACHER
         return DEMO_STUDENT if DEMO_STUDENT.exists() else assets_index.STUDENT
+
+
+def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Config:
+    """A `kind` with the sampler of --preset, or of the preset of the checkpoint's sizes, by default the embedded teacher's.
+
+    It is known only from other options, so that they are looked at before all are parsed.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--checkpoint", type=Path)
+    given, _ = parser.parse_known_args(arguments)
+    name = given.preset or (preset_of(given.checkpoint) if given.checkpoint else None)
+    return kind(sampler=SAMPLERS.get(name or "tiny", SAMPLERS["tiny"]))
+
+
+def preset_of(checkpoint: Path) -> str | None:
+    """The preset that has the sizes in the config.json beside the checkpoint."""
+    try:
+        config = read_config(checkpoint.parent)
+    except ValueError:
+        return None  # what is wrong is said where the model is loaded
+    return next((name for name, model in MODELS.items() if model == config), None)
 
 
 def students(run: Path) -> list[Path]:
@@ -100,10 +125,10 @@ def readable(student: Path) -> bool:
 def vae_beside(checkpoint: Path) -> Path:
     """The autoencoder that the checkpoint's config.json names. Raises ValueError when it names none."""
     path = checkpoint.parent / "config.json"
-    config = json.loads(path.read_text()) if path.exists() else {}
-    if "vae" not in config:
+    vae = read_json(path).get("vae") if path.exists() else None
+    if not isinstance(vae, str):
         raise ValueError(f"{path} names no autoencoder: give it with --vae")
-    return assets_index.resolve(config["vae"])
+    return assets_index.resolve(vae)
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
@@ -113,8 +138,10 @@ def parse_labels(text: str, num_classes: int) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if not match:
             raise ValueError(f"--labels {text!r} is not a list of class numbers such as 3 or 0-9 or 0,2,5-7")
-        labels += range(int(match[1]), int(match[2] or match[1]) + 1)
-    outside = [label for label in labels if label >= num_classes]
-    if outside or not labels:
-        raise ValueError(f"--labels {text!r}: the model's classes are 0-{num_classes - 1}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise ValueError(f"--labels {text!r}: {part.strip()} runs backwards, write {last}-{first}")
+        if last >= num_classes:
+            raise ValueError(f"--labels {text!r}: the model's classes are 0-{num_classes - 1}")
+        labels += range(first, last + 1)
     return labels

@@ -7,9 +7,8 @@ were x_t at t*, which holds only for normalised latents.
 """
 
 import hashlib
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,8 +16,12 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marval_ray.weights import StateDict, check_fit, load_strictly, read_state
+from marval_ray.checkpoints import StateDict, read_state
+from marval_ray.files import read_json
+from marval_ray.weights import check_finite, check_fit, check_report
 
+WEIGHTS = "diffusion_pytorch_model"
+"""How diffusers names the files of weights in a folder."""
 TINY_SIZE = 32
 TINY = {
     "in_channels": 1,
@@ -85,7 +88,7 @@ def codec_id(vae: VAE) -> str:
 def _normalisation(autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
     c = autoencoder.config
     if c.latents_mean is None:
-        return torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), c.scaling_factor)
+        return torch.full((1, 1, 1, 1), c.shift_factor or 0.0), torch.full((1, 1, 1, 1), c.scaling_factor)
     mean, std = (torch.tensor(v, dtype=torch.float32).reshape(1, -1, 1, 1) for v in (c.latents_mean, c.latents_std))
     return mean, 1 / std
 
@@ -101,22 +104,42 @@ class KLConfig:
     z_channels: int = 16
     attention_levels: tuple[int, ...] = (4,)
     """Encoder levels with attention after each residual block; both middle blocks have it anyway."""
+    decoder_attention_levels: tuple[int, ...] = ()
+    """The same of the decoder: LDM's own KL-f16 has some, MAR's KL-16 none."""
+    quant_conv: bool = True
+    """1x1 convolutions between encoder, latents and decoder."""
     scaling_factor: float = 0.2325
     """Brings the latents to about unit variance."""
+
+    def of(self, state: StateDict) -> "KLConfig":
+        """These sizes with attention and convolutions where a file has them, by its names."""
+        return replace(
+            self,
+            attention_levels=_attention_levels(state, "encoder.down"),
+            decoder_attention_levels=_attention_levels(state, "decoder.up"),
+            quant_conv="quant_conv.weight" in state,
+        )
 
     def build(self) -> AutoencoderKL:
         """The autoencoder with random weights, in diffusers' form."""
         levels = range(len(self.ch_mult))
-        down = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
+        down, up = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
         return AutoencoderKL(
             down_block_types=tuple(down[level in self.attention_levels] for level in levels),
-            up_block_types=("UpDecoderBlock2D",) * len(levels),
+            up_block_types=tuple(up[level in self.decoder_attention_levels] for level in reversed(levels)),
             block_out_channels=tuple(self.ch * multiple for multiple in self.ch_mult),
             layers_per_block=self.num_res_blocks,
             latent_channels=self.z_channels,
             norm_num_groups=32,
             scaling_factor=self.scaling_factor,
+            use_quant_conv=self.quant_conv,
+            use_post_quant_conv=self.quant_conv,
         )
+
+
+def _attention_levels(state: StateDict, part: str) -> tuple[int, ...]:
+    found = (re.match(rf"{re.escape(part)}\.(\d+)\.attn\.", name) for name in state)
+    return tuple(sorted({int(match[1]) for match in found if match}))
 
 
 KL16 = KLConfig()
@@ -141,13 +164,14 @@ _LDM_NAMES = (
 def load_vae(path: Path, config: KLConfig = KL16) -> VAE:
     """An autoencoder in float32: a diffusers folder, or a file (`kl16.ckpt`, safetensors) in LDM's format.
 
-    `config` gives the sizes for a file; a folder has its own. Raises ValueError when the weights cannot be read
-    safely or do not fit, naming what is missing, unexpected or misshapen.
+    `config` gives the sizes for a file, whose names tell where it has attention; a folder has its own. Raises ValueError
+    when the weights cannot be read safely or do not fit, naming what is missing, unexpected or misshapen.
     """
     if path.is_dir():
         return VAE(_load_folder(path))
-    autoencoder = config.build()
-    load_ldm_state(autoencoder, read_state(path), path)
+    state = read_state(path)
+    autoencoder = config.of(state).build()
+    load_ldm_state(autoencoder, state, path)
     return VAE(autoencoder)
 
 
@@ -177,14 +201,37 @@ def _ldm_layout(name: str, value: Tensor) -> Tensor:
 
 
 def _load_folder(folder: Path) -> AutoencoderKL:
-    """Not `from_pretrained`, which gives parameters that the file lacks random values."""
+    """By diffusers' own loader, which knows shards, variants and older names of layers."""
     path = folder / "config.json"
     if not path.exists():
-        raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its safetensors file")
+        raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its weights{_inside(folder)}")
+    kind = read_json(path).get("_class_name", "AutoencoderKL")
+    if kind != "AutoencoderKL":
+        raise ValueError(f"{path} is the config of a {kind}, not of an AutoencoderKL")
+    weights, variant = _weights_of(folder)
+    read_state(weights)  # tells better than diffusers what is wrong with a file
     try:
-        autoencoder = AutoencoderKL.from_config(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a config of an autoencoder: {error}") from error
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    load_strictly(autoencoder, read_state(weights), weights)
+        autoencoder, report = AutoencoderKL.from_pretrained(
+            folder, variant=variant, use_safetensors=".safetensors" in weights.name, local_files_only=True,
+            torch_dtype=torch.float32, low_cpu_mem_usage=False, ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is not a config of an autoencoder with these weights: {str(error).splitlines()[0]}") from error
+    check_report(report, weights)
+    check_finite(autoencoder.state_dict(), weights)
     return autoencoder
+
+
+def _inside(folder: Path) -> str:
+    """A hint for the folder of a whole pipeline."""
+    return f"; {folder / 'vae'} has both" if (folder / "vae/config.json").exists() else ""
+
+
+def _weights_of(folder: Path) -> tuple[Path, str | None]:
+    """The file, or the index of the shards, and its variant such as fp16; safetensors before pickles."""
+    for suffix in ("safetensors", "safetensors.index.json", "bin"):
+        if (folder / f"{WEIGHTS}.{suffix}").exists():
+            return folder / f"{WEIGHTS}.{suffix}", None
+        for file in sorted(folder.glob(f"{WEIGHTS}.*.{suffix}")):
+            return file, file.name.removeprefix(f"{WEIGHTS}.").removesuffix(f".{suffix}")
+    raise ValueError(f"{folder / WEIGHTS}.safetensors is missing: the folder holds config.json but no weights")

@@ -2,13 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
+from marval_ray.checkpoints import read_state
+from marval_ray.files import read_json
 from marval_ray.rewards.preprocess import ImageTransform, cosine
+from marval_ray.weights import check_finite, check_fit, check_report
+
+# transformers reports files that are damaged, or of another kind of model, by whichever of these they lead to.
+_UNREADABLE = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 class CLIPReward(nn.Module):
@@ -31,16 +42,44 @@ class CLIPReward(nn.Module):
     def load(cls, folder: str, scale: float | None = None) -> "CLIPReward":
         """A frozen reward from a local folder or a name on the Hugging Face hub; safetensors only.
 
-        Raises ValueError when it cannot be read. The folder holds the processor's files too; PickScore's authors take
-        those of laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
+        Raises ValueError when it cannot be read or its weights do not fit. The folder holds the processor's files too;
+        PickScore's authors take those of laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
         """
         local = Path(folder).is_dir()
         try:
-            model = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=local)
+            loaded: Any = CLIPModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=local, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+            model, report = loaded
             processor = CLIPProcessor.from_pretrained(folder, local_files_only=local)
-        except OSError as error:
-            raise ValueError(f"no CLIP reward at {folder}: {str(error).splitlines()[0]}") from error
+            check_processor(processor, model)
+        except _UNREADABLE as error:
+            raise _no_reward(folder, error) from error
+        check_report(report, folder)
+        check_finite(model.state_dict(), folder)
         return cls(model, processor, scale).eval().requires_grad_(False)
+
+    @staticmethod
+    def check(folder: Path) -> None:
+        """Raise ValueError unless `load` can read the local folder, without taking memory for the weights."""
+        path = folder / "config.json"
+        if not path.exists():
+            raise ValueError(f"{path} is missing: the folder of a CLIP reward holds its config, weights and processor")
+        kind = read_json(path).get("model_type")
+        if kind != "clip":
+            raise ValueError(f"{path} is the config of a {kind}, not of a CLIP")
+        try:
+            config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):
+                model = CLIPModel(config)
+            check_processor(CLIPProcessor.from_pretrained(folder, local_files_only=True), model)
+        except _UNREADABLE as error:
+            raise _no_reward(folder, error) from error
+        whole = folder / "model.safetensors"
+        weights = whole if whole.exists() else folder / "model.safetensors.index.json"
+        state = read_state(weights if weights.exists() else whole)
+        # Older files have the numbers of the positions too.
+        check_fit(model.state_dict(), {name: value for name, value in state.items() if not name.endswith("position_ids")}, weights)
 
     def forward(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         seen = self.image_features(images)
@@ -69,3 +108,18 @@ class CLIPReward(nn.Module):
         for prompt in set(prompts) - self.texts.keys():
             self.texts[prompt] = self.text_features([prompt])[0]
         return torch.stack([self.texts[prompt] for prompt in prompts])
+
+
+def check_processor(processor: CLIPProcessor, model: CLIPModel) -> None:
+    """Raise ValueError unless the processor makes what the model reads."""
+    transform, side = ImageTransform.of(processor.image_processor), model.vision_model.embeddings.image_size
+    if transform.crop != side:
+        raise ValueError(f"its processor makes images of {transform.crop} pixels, its model reads {side}")
+    words, known = len(processor.tokenizer), model.text_model.embeddings.token_embedding.num_embeddings
+    if not 2 < words <= known:
+        raise ValueError(f"its tokenizer has {words} tokens, its model reads {known}: is tokenizer.json (or vocab.json) there?")
+
+
+def _no_reward(folder: str | Path, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return ValueError(f"no CLIP reward at {folder}: {reason[0]}")

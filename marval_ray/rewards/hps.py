@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.checkpoints import read_state
 from marval_ray.rewards.preprocess import ImageTransform, cosine
-from marval_ray.weights import load_strictly, read_state
+from marval_ray.weights import check_fit, load_strictly
 
 
 class HPSReward(nn.Module):
@@ -33,6 +35,13 @@ class HPSReward(nn.Module):
         model = open_clip.create_model(architecture, pretrained=None, load_weights=False)
         load_strictly(model, read_state(checkpoint), checkpoint)
         return cls(model, open_clip.get_tokenizer(architecture)).eval().requires_grad_(False)
+
+    @staticmethod
+    def check(checkpoint: Path, architecture: str = "ViT-H-14") -> None:
+        """Raise ValueError unless `load` can read the file, without taking memory for the weights."""
+        with torch.device("meta"):
+            model = open_clip.create_model(architecture, pretrained=None, load_weights=False, device="meta")
+        check_fit(model.state_dict(), read_state(checkpoint), checkpoint)
 
     def forward(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         tokens = self.tokenizer(list(prompts)).to(images.device)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from marval_ray.checkpoints import StateDict, read_state
 from marval_ray.rewards.preprocess import ImageTransform
-from marval_ray.weights import StateDict, load_strictly, read_state
+from marval_ray.weights import check_fit, load_strictly
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw scores over the authors' data."""
@@ -66,12 +67,17 @@ class ImageReward(nn.Module):
 
         Raises ValueError when a file is missing, cannot be read safely or does not fit.
         """
-        vocabulary = folder / "vocab.txt"
-        if not vocabulary.is_file():
-            raise ValueError(f"{vocabulary} is missing: put bert-base-uncased's vocab.txt beside ImageReward.pt")
-        model = cls(vision, text, BertTokenizer(str(vocabulary)))
+        model = cls(vision, text, BertTokenizer(str(_vocabulary(folder))))
         load_strictly(model, renamed(read_state(folder / "ImageReward.pt")), folder / "ImageReward.pt")
         return model.eval().requires_grad_(False)
+
+    @classmethod
+    def check(cls, folder: Path, vision: BlipVisionConfig = VISION, text: BlipTextConfig = TEXT) -> None:
+        """Raise ValueError unless `load` can read the folder, without taking memory for the weights."""
+        with torch.device("meta"):
+            model = cls(vision, text, BertTokenizer(str(_vocabulary(folder))))
+        path = folder / "ImageReward.pt"
+        check_fit(model.state_dict(), renamed(read_state(path)), path)
 
     def forward(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         seen = self.vision(self.transform(images)).last_hidden_state
@@ -83,6 +89,13 @@ class ImageReward(nn.Module):
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
         )  # fmt: skip
         return (self.mlp(read.last_hidden_state[:, 0]).squeeze(-1) - MEAN) / STD
+
+
+def _vocabulary(folder: Path) -> Path:
+    vocabulary = folder / "vocab.txt"
+    if not vocabulary.is_file():
+        raise ValueError(f"{vocabulary} is missing: put bert-base-uncased's vocab.txt beside ImageReward.pt")
+    return vocabulary
 
 
 def renamed(published: StateDict) -> StateDict:

@@ -1,6 +1,7 @@
 """Rewards by name: `[WEIGHT*]KIND:PLACE`, such as `pickscore:models/PickScore_v1` or `0.5*clip:openai/clip-vit-large-patch14`."""
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +29,29 @@ class Spec:
         try:
             number = float(weight) if star else 1.0
         except ValueError:
-            raise ValueError(f"reward {text!r}: {weight!r} is no number; write WEIGHT*KIND:PLACE") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"reward {text!r}: {weight!r} is no number; write WEIGHT*KIND:PLACE")
         if kind not in LOADERS or not colon or not place:
             raise ValueError(f"reward {text!r} is not [WEIGHT*]KIND:PLACE with KIND one of {', '.join(LOADERS)}")
         return cls(number, kind, place)
 
 
 def check_rewards(texts: Sequence[str]) -> None:
-    """Raise ValueError when one of `texts` is malformed or names a local file that is not there."""
+    """Raise ValueError when one of `texts` is malformed, or names local files or a plug-in that cannot be loaded.
+
+    Files are looked through, but no memory is taken for their weights. A name on the Hugging Face hub is left alone.
+    """
     for spec in map(Spec.parse, texts):
+        if spec.kind == "plugin":
+            find_plugin(spec.place)
+            continue
         place = resolve(spec.place)
-        looks_local = spec.kind in ("hpsv2", "image_reward") or place.is_absolute() or spec.place.count("/") != 1
-        if spec.kind != "plugin" and looks_local and not place.exists():
+        looks_local = spec.kind not in HUB or place.is_absolute() or spec.place.count("/") != 1
+        if looks_local and not place.exists():
             raise ValueError(f"reward {spec.kind}: there is nothing at {spec.place}")
+        if place.exists():
+            CHECKS[spec.kind](place)
 
 
 def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
@@ -55,10 +66,15 @@ def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Rew
 
 def load_plugin(place: str) -> Reward:
     """`module:function`: the function is called without arguments and returns a Reward."""
+    return find_plugin(place)()
+
+
+def find_plugin(place: str) -> Callable[[], Reward]:
+    """The function of a plug-in. Raises ValueError when its module cannot be imported, or lacks it."""
     module, _, name = place.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward plug-in {place!r}: {error}; write plugin:MODULE:FUNCTION") from error
 
 
@@ -68,4 +84,13 @@ LOADERS: dict[str, Callable[[str], Reward]] = {
     "hpsv2": lambda place: HPSReward.load(Path(place)),
     "image_reward": lambda place: ImageReward.load(Path(place)),
     "plugin": load_plugin,
+}
+
+HUB = ("pickscore", "clip")
+"""Kinds whose place may be a name on the Hugging Face hub."""
+CHECKS: dict[str, Callable[[Path], None]] = {
+    "pickscore": CLIPReward.check,
+    "clip": CLIPReward.check,
+    "hpsv2": HPSReward.check,
+    "image_reward": ImageReward.check,
 }
