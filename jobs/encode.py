@@ -152,8 +152,10 @@ def latent_size(vae: VAE, decoder: Decoder) -> int:
 def start_ray(config: Config) -> None:
     """Raise ValueError when the cluster can never run the workers beside a task that decodes images."""
     ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `cut` shows one of images
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()  # a dataset takes a copy when it is made
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # `cut` shows one of images
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that there are no bars
     total = ray.cluster_resources()
     on_cpu = config.gpus_per_worker == 0
     needed = {"CPU": 1 + config.workers * on_cpu, "GPU": config.workers * config.gpus_per_worker}
@@ -175,7 +177,6 @@ def read(images: ImageSet, start: int) -> ray.data.Dataset:
 
 def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.data.Dataset:
     """Latents of `images`, in their order; nothing runs before they are read."""
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
     on_cpu = config.gpus_per_worker == 0
     # Blocks of exactly one batch keep memory small, and results independent of the number of workers.
     blocks = images.repartition(target_num_rows_per_block=config.batch, strict=True)
