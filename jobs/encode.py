@@ -9,7 +9,7 @@ The latents come in the order of the images, whatever the number of workers.
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +22,16 @@ import ray
 import ray.data
 from tqdm import tqdm
 
+from actors import errors
 from actors.encoder import Batch, Decoder, Encoder
-from marval_ray import assets_index, cli
+from marval_ray import assets_index
 from marval_ray.data import CLASSES, CODEC
 from marval_ray.encoded_parts import Parts, Progress
 from marval_ray.find_images import find_images
 from marval_ray.image_set import ImageSet, summary
 from marval_ray.image_tables import Columns, ImageTables, read_rows
 from marval_ray.models.vae import VAE, codec_id, load_vae
+from marval_ray.storage import lasting
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
@@ -81,6 +83,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    config = replace(config, out=Path(lasting(str(config.out))))
     parts = Parts.of(config.out)
     check_out(config, parts)
     columns = Columns(config.image_column, config.label_column)
@@ -228,5 +231,11 @@ def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
     return pa.table([*vectors, pa.array(batch["label"][good])], schema=schema)
 
 
+def log_of(config: Config) -> Path:
+    """The file for what Ray has to say."""
+    out = Path(lasting(str(config.out)))
+    return out.with_name(f"{out.name}.log")
+
+
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__)
+    errors.run(main, Config, __doc__, log_of)

@@ -56,6 +56,7 @@ def test_a_folder_of_classes_is_encoded_with_mirror_images(images, tmp_path):
     assert np.abs(got["mean"][0] - got["mean"][1]).max() > 0.1
 
 
+@pytest.mark.slow  # Ray starts twice
 def test_bad_images_are_listed_or_end_a_run_that_goes_on(images, tmp_path):
     """The twelfth image is cut off: batches of five leave ten that are kept."""
     rows = pq.read_table(images).to_pylist()
