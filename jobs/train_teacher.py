@@ -61,7 +61,7 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
     context = mask_tokens(patchify(latents, model.config.patch_size), labels, generator).to(device)
     target = gather_tokens(context.tokens, context.hidden)
-    loss = context_loss(model, context, target, config.repeats, cosine_diffusion().to(device), generator)
+    loss = context_loss(model, context, target, config.repeats, cosine_diffusion(device=device), generator)
     loss.value.backward()
     return loss.metrics
 
