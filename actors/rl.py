@@ -112,11 +112,11 @@ class RLLearner(Learner):
         if not bad:
             metrics |= self.update_student(loss, step)
         self.count(step, bad)
+        held_out = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:
             weights = self._weights(step + 1)
             if self.feed is not None and weights is not None:
                 self.feed.publish(weights)
-        held_out = self._look(step + 1)
         figures = share.flow | held_out | {"dropped": float((~good).sum())}
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
 
@@ -164,13 +164,17 @@ class RLLearner(Learner):
     def _policy(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rollouts of these very weights have this replay's own mean for the old one: the ratio is 1, although on a GPU they
+        were drawn with bfloat16 weights and the replay rounds elsewhere. For older ones the recorded noise tells it."""
         rl = self.plan.rl
         advantages = group_advantages(scored.score, good, rl.group).to(self.device)
         logs, weights = [], []
         for replayed in replay_apart(self.student, rollout, draws, rl.loops, self._last(step)):
             places = replayed.loop.predicted
             action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
-            logs.append(log_ratio(action, replayed.prediction, explored, rl.exploration))
+            mean = replayed.prediction
+            old_mean = mean.detach() if rollout.version == step else action - rl.exploration * explored
+            logs.append(log_ratio(action, mean, old_mean, rl.exploration))
             weights.append(advantages.repeat_interleave(places.shape[1]))
         loss = clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
         return loss.value, loss.metrics

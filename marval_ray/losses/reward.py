@@ -74,13 +74,14 @@ def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group
 
 
 def log_ratio(
-    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], exploration: Float[Tensor, "N D"], std: float
+    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], old_mean: Float[Tensor, "N D"], std: float
 ) -> Float[Tensor, " N"]:
-    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std`.
+    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std` around the two means.
 
-    The old mean is not needed: action = old mean + std * exploration.
+    Zero, with the gradient (action - mean) / std^2 of log pi, where `old_mean` is `mean` without its gradient.
     """
-    return 0.5 * (exploration.square() - ((action - mean) / std).square()).sum(-1)
+    old, new = (action - old_mean) / std, (action - mean) / std
+    return 0.5 * (old.square() - new.square()).sum(-1)
 
 
 def clipped_policy(log_ratios: Float[Tensor, " N"], advantages: Float[Tensor, " N"], clip: float) -> Loss:
