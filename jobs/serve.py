@@ -48,7 +48,7 @@ def main(config: Config) -> None:
         return
     first = student_of(config.checkpoint)
     load_model(first)  # a bad file is an error here, not in a replica's log
-    app = application(config)
+    app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
     ray.init()
     check_resources(demands(config), node_resources())
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
