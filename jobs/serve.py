@@ -7,6 +7,7 @@
 Listens on localhost unless --host says otherwise. MARVAL_API_KEY in the environment, or --key-file, asks clients for a key.
 """
 
+import os
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from marval_ray.environment import before_ray
 
 before_ray()
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "actors.proxy.middlewares")
 
 import ray
 from ray import serve
