@@ -25,7 +25,17 @@ from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import LearnerConfig
 from marval_ray.flat_weights import DTYPES, Packer
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import (
+    ClassShift,
+    clipped_policy,
+    drift,
+    group_advantages,
+    log_ratio,
+    mean_and_std,
+    pathwise,
+    power_sums,
+    saturation,
+)
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
 from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
@@ -194,12 +204,9 @@ class RLLearner(Learner):
         return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
 
     def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
-        moments = torch.stack([score.sum(), score.square().sum(), torch.tensor(float(len(score)))]).to(self.device)
-        dist.all_reduce(moments)
-        total, squares, count = moments.tolist()
-        if not count:
-            return None
-        return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
+        sums = power_sums(score).to(self.device)
+        dist.all_reduce(sums)
+        return mean_and_std(sums)
 
     def _share(self, step: int) -> Share:
         """This rank's part of batch `step`. Every rank raises what rank 0 met."""

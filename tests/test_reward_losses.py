@@ -9,7 +9,17 @@ from small import MODEL, write_teacher
 from marval_ray import assets_index
 from marval_ray.config import GuardConfig
 from marval_ray.guard import Guard
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import (
+    ClassShift,
+    clipped_policy,
+    drift,
+    group_advantages,
+    log_ratio,
+    mean_and_std,
+    pathwise,
+    power_sums,
+    saturation,
+)
 from marval_ray.metrics import Scores
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
@@ -130,6 +140,15 @@ def test_saturation_is_the_slope_of_the_saturating_reward():
     value = -0.5 * torch.nn.functional.softplus((1.0 - score) / 0.5)
     (slope,) = torch.autograd.grad(value.sum(), score)
     assert torch.allclose(saturation(score, 1.0, 0.5), slope)
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0, 1e4, -1e5])
+def test_the_spread_of_scores_does_not_depend_on_their_size(offset):
+    score = offset + torch.randn(64, generator=torch.Generator().manual_seed(0))
+    mean, std = mean_and_std(power_sums(score[:40]) + power_sums(score[40:]))  # of two ranks
+    assert mean == pytest.approx(score.double().mean().item())
+    assert std == pytest.approx(score.double().std(correction=0).item(), rel=1e-5)
+    assert mean_and_std(power_sums(score[:0])) is None
 
 
 def test_drift_is_the_divergence_of_unit_gaussians():

@@ -6,7 +6,7 @@ group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clip
 """
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from marval_ray.losses.base import Loss
@@ -22,6 +22,20 @@ def pathwise(tokens: Float[Tensor, "B L D"], gradient: Float[Tensor, "B L D"], w
 def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Tensor, " B"]:
     """d/d score of the saturating reward -width softplus((cap - score) / width): 1 far below `cap`, 0 far above."""
     return torch.sigmoid((cap - score) / width)
+
+
+def power_sums(score: Float[Tensor, " B"]) -> Float64[Tensor, " 3"]:
+    """Sum, sum of squares and number of scores, to be added up over ranks: in float64, or large scores would lose their spread."""
+    exact = score.double()
+    return torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
+
+
+def mean_and_std(sums: Float64[Tensor, " 3"]) -> tuple[float, float] | None:
+    """Mean and standard deviation (at least 1e-6) of the scores of `power_sums`; None when there are none."""
+    total, squares, count = sums.tolist()
+    if not count:
+        return None
+    return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
 
 
 def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
