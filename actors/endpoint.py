@@ -23,8 +23,9 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
-from actors.api import Backend, Card, Look, Png, Rules, State, make_app
+from actors.api import Backend, Look, Png, Rules, State, make_app
 from actors.api_errors import Busy
+from actors.image_request import Card
 from actors.resources import resources
 from actors.sampler import Observer, Preview, SamplerThread, Served, Ticket
 from marval_ray import assets_index
@@ -80,6 +81,8 @@ class EndpointConfig:
     """A file whose one line clients must send as bearer token. Without it the environment's MARVAL_API_KEY, if any."""
     origins: tuple[str, ...] = ()
     """Web origins that may call by CORS."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that clients reach it by, such as a proxy's, or *; localhost and addresses always are."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "queue", "deadline", "min_replicas"):
@@ -194,9 +197,9 @@ class Sampler:
 class Api:
     """HTTP."""
 
-    def __init__(self, card: Card, deadline: float, key_file: Path | None, origins: tuple[str, ...], sampler: DeploymentHandle):
+    def __init__(self, card: Card, config: EndpointConfig, sampler: DeploymentHandle):
         self.card, self.sampler = card, sampler
-        self.rules = Rules(deadline, read_key(key_file), origins)
+        self.rules = Rules(config.deadline, read_key(config.key_file), config.origins, config.allowed_hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self.card, Backend(self.draw, self.watch, self.state), self.rules)
@@ -261,10 +264,8 @@ def application(config: EndpointConfig) -> serve.Application:
         health_check_period_s=5, health_check_timeout_s=30, graceful_shutdown_timeout_s=config.deadline,
     )(Sampler)  # fmt: skip
     api = serve.deployment(name="Api", max_ongoing_requests=2048, ray_actor_options={"num_cpus": API_CPUS})(serve.ingress()(Api))
-    return api.bind(
-        card_of(replace(config, checkpoint=student), model), config.deadline, config.key_file, config.origins,
-        sampler.bind(model, vae, config.batch, config.queue, config.threads, config.dtype),
-    )  # fmt: skip
+    drawing = sampler.bind(model, vae, config.batch, config.queue, config.threads, config.dtype)
+    return api.bind(card_of(replace(config, checkpoint=student), model), config, drawing)
 
 
 def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:

@@ -7,6 +7,7 @@
 Listens on localhost unless --host says otherwise. MARVAL_API_KEY in the environment, or --key-file, asks clients for a key.
 """
 
+import os
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from marval_ray.environment import before_ray
 
 before_ray()
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "actors.proxy.middlewares")
 
 import ray
 from ray import serve
@@ -48,7 +50,7 @@ def main(config: Config) -> None:
         return
     first = student_of(config.checkpoint)
     load_model(first)  # a bad file is an error here, not in a replica's log
-    app = application(config)
+    app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
     ray.init()
     check_resources(demands(config), node_resources())
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
