@@ -25,17 +25,7 @@ from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import LearnerConfig
 from marval_ray.flat_weights import DTYPES, Packer
-from marval_ray.losses.reward import (
-    ClassShift,
-    clipped_policy,
-    drift,
-    group_advantages,
-    log_ratio,
-    mean_and_std,
-    pathwise,
-    power_sums,
-    saturation,
-)
+from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
 from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
@@ -134,7 +124,7 @@ class RLLearner(Learner):
         rl, c = self.plan.rl, self.plan.model
         score = scored.score[good]
         if self.scale is None:
-            self.scale = self._first_scale(score)  # stays None without a usable score
+            self.scale = mean_and_std(score.to(self.device), dist.all_reduce)  # stays None without a usable score
         draws = Draws.from_seed(
             rollout.seed, list(rollout.indices), c.num_tokens, c.token_channels, rollout_sampler(c, rl).noise_steps
         )
@@ -202,11 +192,6 @@ class RLLearner(Learner):
         """K, the same on all ranks."""
         rl = self.plan.rl
         return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
-
-    def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
-        sums = power_sums(score).to(self.device)
-        dist.all_reduce(sums)
-        return mean_and_std(sums)
 
     def _share(self, step: int) -> Share:
         """This rank's part of batch `step`. Every rank raises what rank 0 met."""

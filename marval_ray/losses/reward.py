@@ -5,8 +5,10 @@ student's weights. Policy gradient: the one-step prediction is the mean of a Gau
 group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clipped as in PPO, arXiv 1707.06347).
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from marval_ray.losses.base import Loss
@@ -24,14 +26,11 @@ def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Te
     return torch.sigmoid((cap - score) / width)
 
 
-def power_sums(score: Float[Tensor, " B"]) -> Float64[Tensor, " 3"]:
-    """Sum, sum of squares and number of scores, to be added up over ranks: in float64, or large scores would lose their spread."""
-    exact = score.double()
-    return torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
-
-
-def mean_and_std(sums: Float64[Tensor, " 3"]) -> tuple[float, float] | None:
-    """Mean and standard deviation (at least 1e-6) of the scores of `power_sums`; None when there are none."""
+def mean_and_std(score: Float[Tensor, " B"], add_up: Callable[[Tensor], object]) -> tuple[float, float] | None:
+    """Mean and standard deviation (at least 1e-6) of all ranks' scores, whose sums `add_up` adds in place; None without a score."""
+    exact = score.double()  # in float32 large scores would lose their spread
+    sums = torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
+    add_up(sums)
     total, squares, count = sums.tolist()
     if not count:
         return None
