@@ -42,7 +42,8 @@ class Learner(ABC):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.student = make_engine(Student(student), config, config.lr, device)
         with whole_parameters(self.student, self.student.module.mar) as parameters:
-            self.ema = EMA(parameters, config.ema, warm_start) if self.rank == 0 else None
+            start = EMA.warm_start_of(config.steps, config.ema) if warm_start else 0
+            self.ema = EMA(parameters, config.ema, start) if self.rank == 0 else None
         self.bad_steps = self.skipped = 0
         self.done = False
         self.lr_scale = 1.0

@@ -35,10 +35,11 @@ class Patience:
         An actor that does not answer in time is killed; Ray starts it anew and repeats its calls. Raises WorkerError when that
         does not help or an actor raised something, and CalledOff.
         """
+        there: dict[ray.ObjectRef, Any] = {}
         for _ in range(self.replacements + 1):
-            late = self._late(references)
+            late = self._gather([reference for reference in references if reference not in there], there)
             if not late:
-                return results_of(references)
+                return [there[reference] for reference in references]
             culprits = sick(late)
             for actor in culprits.values():
                 ray.kill(actor, no_restart=False)
@@ -48,16 +49,15 @@ class Patience:
             "raise rl.timeout, or look at the worker's log in the Ray dashboard"
         )
 
-    def _late(self, references: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
-        """Wait, and return those that are not there in time."""
+    def _gather(self, late: list[ray.ObjectRef], there: dict[ray.ObjectRef, Any]) -> list[ray.ObjectRef]:
+        """Put into `there` what comes in time, and return what does not. The first error ends the wait for the others."""
         end = time.monotonic() + self.seconds
-        while True:
-            left = end - time.monotonic()
-            _, late = ray.wait(list(references), num_returns=len(references), timeout=max(0.0, min(LOOK, left)))
-            if not late or left <= 0:
-                return late
-            if self.stopping():
+        while late and (left := end - time.monotonic()) > 0:
+            came, late = ray.wait(late, num_returns=len(late), timeout=min(LOOK, left))
+            there.update(zip(came, results_of(came), strict=True))
+            if late and self.stopping():
                 raise CalledOff
+        return late
 
 
 def results_of(references: Sequence[ray.ObjectRef]) -> list[Any]:

@@ -25,7 +25,17 @@ from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import LearnerConfig
 from marval_ray.flat_weights import DTYPES, Packer
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import (
+    ClassShift,
+    clipped_policy,
+    drift,
+    group_advantages,
+    log_ratio,
+    mean_and_std,
+    pathwise,
+    power_sums,
+    saturation,
+)
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
 from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
@@ -112,11 +122,11 @@ class RLLearner(Learner):
         if not bad:
             metrics |= self.update_student(loss, step)
         self.count(step, bad)
+        held_out = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:
             weights = self._weights(step + 1)
             if self.feed is not None and weights is not None:
                 self.feed.publish(weights)
-        held_out = self._look(step + 1)
         figures = share.flow | held_out | {"dropped": float((~good).sum())}
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
 
@@ -164,13 +174,17 @@ class RLLearner(Learner):
     def _policy(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rollouts of these very weights have this replay's own mean for the old one: the ratio is 1, although on a GPU they
+        were drawn with bfloat16 weights and the replay rounds elsewhere. For older ones the recorded noise tells it."""
         rl = self.plan.rl
         advantages = group_advantages(scored.score, good, rl.group).to(self.device)
         logs, weights = [], []
         for replayed in replay_apart(self.student, rollout, draws, rl.loops, self._last(step)):
             places = replayed.loop.predicted
             action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
-            logs.append(log_ratio(action, replayed.prediction, explored, rl.exploration))
+            mean = replayed.prediction
+            old_mean = mean.detach() if rollout.version == step else action - rl.exploration * explored
+            logs.append(log_ratio(action, mean, old_mean, rl.exploration))
             weights.append(advantages.repeat_interleave(places.shape[1]))
         loss = clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
         return loss.value, loss.metrics
@@ -190,12 +204,9 @@ class RLLearner(Learner):
         return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
 
     def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
-        moments = torch.stack([score.sum(), score.square().sum(), torch.tensor(float(len(score)))]).to(self.device)
-        dist.all_reduce(moments)
-        total, squares, count = moments.tolist()
-        if not count:
-            return None
-        return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
+        sums = power_sums(score).to(self.device)
+        dist.all_reduce(sums)
+        return mean_and_std(sums)
 
     def _share(self, step: int) -> Share:
         """This rank's part of batch `step`. Every rank raises what rank 0 met."""

@@ -17,6 +17,10 @@ from torch import Tensor
 from marval_ray.files import atomic_path
 
 COLUMNS = ("mean", "std", "label")
+CODEC = b"marval_ray.codec"
+"""Key of the schema's metadata: `marval_ray.models.vae.codec_id` of the autoencoder whose latents these are."""
+CLASSES = b"marval_ray.classes"
+"""Key of the schema's metadata: names of the classes as a JSON list, where the images had some."""
 
 
 class LatentDataset:

@@ -6,7 +6,7 @@ group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clip
 """
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from marval_ray.losses.base import Loss
@@ -22,6 +22,20 @@ def pathwise(tokens: Float[Tensor, "B L D"], gradient: Float[Tensor, "B L D"], w
 def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Tensor, " B"]:
     """d/d score of the saturating reward -width softplus((cap - score) / width): 1 far below `cap`, 0 far above."""
     return torch.sigmoid((cap - score) / width)
+
+
+def power_sums(score: Float[Tensor, " B"]) -> Float64[Tensor, " 3"]:
+    """Sum, sum of squares and number of scores, to be added up over ranks: in float64, or large scores would lose their spread."""
+    exact = score.double()
+    return torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
+
+
+def mean_and_std(sums: Float64[Tensor, " 3"]) -> tuple[float, float] | None:
+    """Mean and standard deviation (at least 1e-6) of the scores of `power_sums`; None when there are none."""
+    total, squares, count = sums.tolist()
+    if not count:
+        return None
+    return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
 
 
 def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
@@ -74,13 +88,14 @@ def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group
 
 
 def log_ratio(
-    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], exploration: Float[Tensor, "N D"], std: float
+    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], old_mean: Float[Tensor, "N D"], std: float
 ) -> Float[Tensor, " N"]:
-    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std`.
+    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std` around the two means.
 
-    The old mean is not needed: action = old mean + std * exploration.
+    Zero, with the gradient (action - mean) / std^2 of log pi, where `old_mean` is `mean` without its gradient.
     """
-    return 0.5 * (exploration.square() - ((action - mean) / std).square()).sum(-1)
+    old, new = (action - old_mean) / std, (action - mean) / std
+    return 0.5 * (old.square() - new.square()).sum(-1)
 
 
 def clipped_policy(log_ratios: Float[Tensor, " N"], advantages: Float[Tensor, " N"], clip: float) -> Loss:

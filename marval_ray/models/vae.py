@@ -6,6 +6,7 @@ Latents leave `encode` with about zero mean and unit variance per channel: the s
 were x_t at t*, which holds only for normalised latents.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -62,6 +63,23 @@ class VAE(nn.Module):
     def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
         """Normalised latents to images, about [-1, 1], not clamped; differentiable."""
         return self.autoencoder.decode(latents / self.scale + self.shift).sample
+
+
+ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
+"""Tensors that make latents of images."""
+
+
+def codec_id(vae: VAE) -> str:
+    """Name the encoder and the normalisation by 16 hex digits, the same for the same tensors and for no others.
+
+    The decoder does not count: one fine-tuned on the same latents (`jobs/train_vae.py --decoder-of`) reads them as well.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        if name.startswith(ENCODING):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _normalisation(autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
