@@ -17,7 +17,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from actors.api_body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
-from actors.api_border import Head, Hosts, SafeHeaders
+from actors.api_border import Head, Hosts, SafeHeaders, failed
 from actors.api_errors import BUSY, Busy, Refused, add_errors, error
 from actors.image_request import FIELDS, Card, ImageRequest, check_model, wishes_of
 from marval_ray.continuous import Wish
@@ -103,6 +103,7 @@ def add_border(app: FastAPI, rules: Rules) -> None:
     app.add_middleware(Hosts, names=rules.allowed_hosts)
     app.add_middleware(SafeHeaders)
     app.add_middleware(Head)
+    app.add_exception_handler(500, failed)
 
 
 def guarded_routes(card: Card, backend: Backend, rules: Rules) -> APIRouter:

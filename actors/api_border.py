@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,12 @@ from actors.api_errors import error
 
 SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 POLICY = "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+async def failed(_: Request, reason: Exception) -> JSONResponse:
+    """What a request gets that met a fault of the program. It is outside of all middleware, so the headers are put in here."""
+    sentence = "the server failed at this request, its log says why"
+    return JSONResponse(error(500, sentence), 500, SAFE | {"content-security-policy": POLICY})
 
 
 class Hosts:

@@ -24,9 +24,7 @@ class ImageRequest(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1, max_length=1000, examples=["an ankle boot"])] | None = None
     """Any text with the name of a class in it."""
-    label: Annotated[
-        int | str | None, Field(alias="class", description="Number or name of a class; it goes before `prompt`.")
-    ] = None
+    label: Annotated[int | str | None, Field(alias="class", description="Number or name of a class; it goes before `prompt`.")] = None
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images.")] = 1
     seed: Annotated[int, Field(ge=0, lt=SEEDS, description="By default a random one.")] | None = None
     steps: Annotated[int, Field(ge=1, description="N_AR: auto-regressive loops an image.")] | None = None
