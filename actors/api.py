@@ -86,10 +86,11 @@ class Look:
 
 @dataclass(frozen=True)
 class State:
-    """active: images under way."""
+    """active: images under way. refused: why the newest student is not served."""
 
     version: str
     active: int
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
     async def healthz() -> dict[str, str | int]:
         """Whether a model answers, and how many images it is drawing."""
         state = await within(rules.deadline, backend.state())
-        return {"status": "ok", "model_version": state.version, "active": state.active}
+        answer: dict[str, str | int] = {"status": "ok", "model_version": state.version, "active": state.active}
+        return answer if state.refused is None else answer | {"refused": state.refused}
 
     @app.get("/v1/models", dependencies=guarded)
     async def models() -> dict[str, Any]:

@@ -24,6 +24,12 @@ def before_ray() -> None:
         sys.exit(f"error: {error}")
 
 
+def before_serve() -> None:
+    """Set what suits a Ray Serve that this process may start; call it before `import ray`. What is set already stays."""
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "actors.front:middlewares")
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")  # nobody listens until three have failed
+
+
 def cluster_is_there() -> bool:
     """Whether `ray.init()` will join a cluster, one that is named or one that `ray start` left a note of."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"
