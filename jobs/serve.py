@@ -7,18 +7,19 @@
 Listens on localhost unless --host says otherwise. MARVAL_API_KEY in the environment, or --key-file, asks clients for a key.
 """
 
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from marval_ray.descendants import end_them_at_exit, lost
 from marval_ray.environment import before_ray, before_serve
+from marval_ray.signals import leave, on_signal
 
+on_signal(leave)  # already while all else is imported
+end_them_at_exit()
 before_ray()
 before_serve()
 
@@ -49,7 +50,6 @@ class Config(EndpointConfig):
 
 
 def main(config: Config) -> None:
-    on_signal(leave)
     check_port(config.host, config.port)
     if config.follow is not None:
         wait_for_student(config.follow, config.poll)
@@ -70,18 +70,6 @@ def main(config: Config) -> None:
     print("ending once all that is under way is finished; Ctrl-C again ends at once", flush=True)
     finish(config.deadline)
     print("ended", flush=True)
-
-
-def on_signal(action: Callable[[int, Any], None]) -> None:
-    """What Ctrl-C and SIGTERM do from now on."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, action)
-
-
-def leave(number: int, _: Any) -> None:
-    """End at once, with what Ray has started: it hears of it when Python exits."""
-    print("ended by a signal", file=sys.stderr, flush=True)
-    sys.exit(128 + number)
 
 
 def check_port(host: str, port: int) -> None:
@@ -112,6 +100,8 @@ def watch(config: Config, stop: threading.Event) -> None:
     """Return when `stop` is set; until then move on to each new student of the run that is followed."""
     seen = modified(config.follow) if config.follow else {}
     while not stop.wait(config.poll):
+        if lost("gcs_server") or lost("raylet"):
+            raise ValueError("a part of Ray without which nothing works was lost: start the server again")
         if config.follow and (now := modified(config.follow)) != seen and move_on(config.follow):
             seen = now
 
