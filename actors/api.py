@@ -45,10 +45,11 @@ class Look:
 
 @dataclass(frozen=True)
 class State:
-    """active: images under way."""
+    """active: images under way. refused: why the newest student is not served."""
 
     version: str
     active: int
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
     async def healthz() -> dict[str, str | int]:
         """Whether a model answers, and how many images it is drawing."""
         state = await within(rules.deadline, backend.state())
-        return {"status": "ok", "model_version": state.version, "active": state.active}
+        answer: dict[str, str | int] = {"status": "ok", "model_version": state.version, "active": state.active}
+        return answer if state.refused is None else answer | {"refused": state.refused}
 
     app.include_router(guarded_routes(card, backend, rules))
     add_errors(app, FIELDS)

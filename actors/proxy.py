@@ -1,6 +1,6 @@
 """What Ray Serve's proxy adds to answers that `Api` does not give: 503 in their shape, not 500 or 404 in plain text.
 
-A proxy calls `middlewares` when RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it; jobs/serve.py sees to that.
+A proxy calls `middlewares` when RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it, as `before_serve` does.
 """
 
 from starlette.datastructures import Headers

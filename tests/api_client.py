@@ -7,11 +7,12 @@ import httpx
 from fastapi.testclient import TestClient
 
 from actors.api import Backend, Png, Rules, State, make_app
-from actors.endpoint import EndpointConfig, card_of
+from actors.endpoint import card_of
+from actors.endpoint_config import EndpointConfig
 from marval_ray.continuous import Wish
 from marval_ray.weights import read_config
 
-CONFIG = EndpointConfig()
+CONFIG = EndpointConfig(threads=1)
 MODEL = read_config(CONFIG.checkpoint.parent)
 CARD = card_of(CONFIG, MODEL)
 JSON = {"content-type": "application/json"}

@@ -25,7 +25,7 @@ def raises():
 
 
 def late():
-    return Misbehaving(lambda reward, means: explode(reward, means) if reward.calls > 2 else means)
+    return Misbehaving(lambda reward, means: explode(reward, means) if reward.calls > 14 else means)
 
 
 def columns():

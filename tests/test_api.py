@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -18,16 +19,22 @@ from servers import PATH
 
 from actors.api import Backend, Look
 from actors.api_errors import Busy
-from actors.endpoint import Sampler, build, card_of, read_key, user_config
+from actors.drawer import Sampler
+from actors.endpoint import application, build, card_of, user_config
+from actors.endpoint_config import EndpointConfig, read_key
 from marval_ray.class_names import find_class
 from marval_ray.continuous import Wish
 from marval_ray.source import student_of, vae_beside
-from marval_ray.weights import read_state, save_model
+from marval_ray.weights import read_state, save_model, save_weights
+
+
+def sampler_of(config: EndpointConfig) -> Sampler:
+    return Sampler(config, MODEL, vae_beside(config.checkpoint))
 
 
 @pytest.fixture(scope="module")
 def sampler():
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 64, 256, 1, "float32")
+    sampler = sampler_of(CONFIG)
     asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
     yield sampler
     sampler.thread.close()
@@ -193,7 +200,8 @@ def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
 def test_a_new_student_takes_over_between_images(sampler, tmp_path):
     """Images that are under way end with the student that they began with."""
     state = {name: value * 1.05 for name, value in read_state(CONFIG.checkpoint).items()}
-    save_model(tmp_path, "student", state, MODEL, next(iter(state.values())).dtype)
+    shutil.copy(CONFIG.checkpoint.parent / "config.json", tmp_path)
+    save_weights(tmp_path / "student.safetensors", state, next(iter(state.values())).dtype)
 
     async def swap():
         before = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
@@ -214,7 +222,7 @@ def test_a_new_student_takes_over_between_images(sampler, tmp_path):
 
 
 def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
     tickets = [sampler.thread.submit(Wish(0, seed)) for seed in range(4)]
     sampler.thread.close()
@@ -231,7 +239,7 @@ def test_beyond_the_queue_nothing_is_drawn():
         drawn = await asyncio.gather(*(sampler.draw(Wish(1, seed, loops=64)) for seed in range(10)))
         return drawn, [item async for item in sampler.watch(Wish(1, 1, loops=4), 1)]
 
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     drawn, watched = asyncio.run(crowd(sampler))
     sampler.thread.close()
     assert [png is None for png in drawn] == [False] * 6 + [True] * 4
@@ -268,13 +276,33 @@ def test_arguments_of_a_config_file_are_checked(tmp_path):
 def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("MARVAL_API_KEY", raising=False)
     assert read_key(None) is None
-    monkeypatch.setenv("MARVAL_API_KEY", "from environment")
-    assert read_key(None) == "from environment"
-    (tmp_path / "key").write_text("from file\n")
-    assert read_key(tmp_path / "key") == "from file"
-    (tmp_path / "key").write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
-        read_key(tmp_path / "key")
+    monkeypatch.setenv("MARVAL_API_KEY", "from-environment")
+    assert read_key(None) == "from-environment"
+    for content in (b"from-file", b"from-file\n", b"from-file\r\n", b"\xef\xbb\xbffrom-file\n"):
+        (tmp_path / "key").write_bytes(content)
+        assert read_key(tmp_path / "key") == "from-file"
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (b"", "is empty"), (b"\n", "is empty"), (b" \t\n", "is empty"), (b"one\ntwo\n", "must be one line of ASCII"),
+    ("schlüssel".encode(), "must be one line of ASCII"), (b"two words", "must be one line of ASCII"),
+    (b"nul\0", "must be one line of ASCII"),
+    (b"\xff\xfek\0", "cannot be read as a line of text"),
+])  # fmt: skip
+def test_keys_that_no_header_can_carry_are_refused(tmp_path, monkeypatch, content, sentence):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        application(EndpointConfig(key_file=tmp_path / "key"))
+    if b"\0" not in content:
+        monkeypatch.setenv("MARVAL_API_KEY", content.decode())
+        with pytest.raises(ValueError, match=f"MARVAL_API_KEY {sentence}"):
+            application(EndpointConfig())
+
+
+def test_key_files_that_are_none_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"--key-file {path} cannot be read"):
+            application(EndpointConfig(key_file=path))
 
 
 def test_names_of_classes_from_a_file(tmp_path):
