@@ -2,70 +2,29 @@
 
 import asyncio
 import base64
-import hmac
 import json
-import secrets
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Header, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field
 
-from actors.api_errors import BUSY, Busy, LimitedBody, Refused, add_errors, error
-from marval_ray.class_names import find_class
+from actors.api_body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
+from actors.api_border import Head, Hosts, SafeHeaders, failed
+from actors.api_errors import BUSY, Busy, Refused, add_errors, error
+from actors.image_request import FIELDS, Card, ImageRequest, check_model, wishes_of
 from marval_ray.continuous import Wish
 
 Result = TypeVar("Result")
 
 PAGE = Path(__file__).with_name("page.html")
-SEEDS = 2**32
-MAX_IMAGES = 16
-
-
-class ImageRequest(BaseModel):
-    """What to draw. Image i of a request has the seed `seed` + i, and depends on its own seed alone."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    prompt: Annotated[str, Field(min_length=1, max_length=1000, examples=["an ankle boot"])] | None = None
-    """Any text with the name of a class in it."""
-    label: Annotated[
-        int | str | None, Field(alias="class", description="Number or name of a class; it goes before `prompt`.")
-    ] = None
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images.")] = 1
-    seed: Annotated[int, Field(ge=0, lt=SEEDS, description="By default a random one.")] | None = None
-    steps: Annotated[int, Field(ge=1, description="N_AR: auto-regressive loops an image.")] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, description="Factor of the noise; training has 1.")] = 1.0
-    size: Annotated[str, Field(max_length=20, description="auto, or the size of the model's images.")] = "auto"
-    model: Annotated[str, Field(max_length=200)] | None = None
-    response_format: Literal["b64_json"] = "b64_json"
-    output_format: Literal["png"] = "png"
-    stream: Annotated[bool, Field(description="Server-sent events instead of one answer.")] = False
-    partial_images: Annotated[int, Field(ge=0, le=64, description="Looks at each image on the way, with `stream`.")] = 0
-    user: Annotated[str, Field(max_length=200, description="Not looked at.")] | None = None
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is served, for those who ask and for checks. size: rows and columns of an image."""
-
-    name: str
-    classes: tuple[str, ...]
-    max_steps: int
-    steps: int
-    size: int
-
-    @property
-    def shape(self) -> str:
-        """The size as OpenAI's API writes it."""
-        return f"{self.size}x{self.size}"
 
 
 @dataclass(frozen=True)
@@ -86,10 +45,11 @@ class Look:
 
 @dataclass(frozen=True)
 class State:
-    """active: images under way."""
+    """active: images under way. refused: why the newest student is not served."""
 
     version: str
     active: int
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,29 +64,22 @@ class Backend:
 
 @dataclass(frozen=True)
 class Rules:
-    """deadline: seconds for a request. key: what clients must send as bearer token. origins: who may call by CORS."""
+    """deadline: seconds for a request. key: what clients must send as bearer token. origins: who may call by CORS.
+
+    allowed_hosts: names of this server, next to localhost and addresses.
+    """
 
     deadline: float = 120.0
     key: str | None = None
     origins: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
 
 
 def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
     """The application."""
-    created, html = int(time.time()), PAGE.read_text()
+    html = PAGE.read_text(encoding="utf-8")
     # FastAPI as it is, but /docs needs no CDN.
-    app = FastAPIOffline(title="marval_ray", version="1", description="Images of a one-step masked auto-regressive model.")
-    app.add_middleware(LimitedBody)
-    if rules.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=rules.origins, allow_methods=["*"], allow_headers=["*"])
-    add_errors(app)
-    bearer = HTTPBearer(auto_error=False, description="Only when the server has a key.")
-
-    def authorised(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if rules.key is not None and not (sent and hmac.compare_digest(sent.credentials.encode(), rules.key.encode())):
-            raise Refused(401, "this server wants its API key as a bearer token: Authorization: Bearer KEY")
-
-    guarded: Any = [Depends(authorised)]
+    app = FastAPIOffline(title="marval_ray", version="1", description="Images of a one-step masked auto-regressive model.", redoc_url=None)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -136,22 +89,53 @@ def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
     async def healthz() -> dict[str, str | int]:
         """Whether a model answers, and how many images it is drawing."""
         state = await within(rules.deadline, backend.state())
-        return {"status": "ok", "model_version": state.version, "active": state.active}
+        answer: dict[str, str | int] = {"status": "ok", "model_version": state.version, "active": state.active}
+        return answer if state.refused is None else answer | {"refused": state.refused}
 
-    @app.get("/v1/models", dependencies=guarded)
+    app.include_router(guarded_routes(card, backend, rules))
+    add_errors(app, FIELDS)
+    add_border(app, rules)
+    return app
+
+
+def add_border(app: FastAPI, rules: Rules) -> None:
+    """Put around `app` what holds for all its answers; what is added last is met first."""
+    if rules.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=rules.origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Hosts, names=rules.allowed_hosts)
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(Head)
+    app.add_exception_handler(500, failed)
+
+
+def guarded_routes(card: Card, backend: Backend, rules: Rules) -> APIRouter:
+    """What only those may ask for who have the key."""
+    created = int(time.time())
+    described = HTTPBearer(auto_error=False, description="Only when the server has a key.")
+    bodies = Bodies(min(rules.deadline, BODY_SECONDS), OPEN_BODIES)
+    router = APIRouter(prefix="/v1", route_class=guarded_by(rules.key, bodies), dependencies=[Depends(described)])
+
+    @router.get("/models")
     async def models() -> dict[str, Any]:
         """The model, its classes and limits."""
         state = await within(rules.deadline, backend.state())
         return {"object": "list", "data": [description(card, state.version, created)]}
 
-    @app.post("/v1/images/generations", dependencies=guarded, responses=ANSWERS)
+    @router.get("/models/{model:path}", responses={404: {"description": "No such model"}})
+    async def model(model: str) -> dict[str, Any]:
+        """The same of one model."""
+        check_model(model, card)
+        state = await within(rules.deadline, backend.state())
+        return description(card, state.version, created)
+
+    @router.post("/images/generations", responses=ANSWERS)
     async def generate(request: ImageRequest, accept: Annotated[str, Header()] = "*/*") -> Response:
         """Draw images: JSON, one PNG if `Accept` is image/png, or server-sent events with `stream`."""
         wishes = wishes_of(request, card)
         if request.stream:
             events = streamed(backend, wishes, request.partial_images, card, rules.deadline)
             return StreamingResponse(await started(events), media_type="text/event-stream")
-        as_png = "image/png" in accept
+        as_png = wants_png(accept)
         if as_png and request.n != 1:
             raise Refused(406, f"image/png holds one image and n is {request.n}: ask for n = 1, or for application/json", "n")
         pictures = await within(rules.deadline, together(backend.draw(wish) for wish in wishes))
@@ -160,51 +144,30 @@ def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
             return Response(pictures[0].content, media_type="image/png", headers=headers)
         return JSONResponse(answer(card, wishes, pictures), headers={"x-model-version": pictures[0].version})
 
-    return app
+    return router
 
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "image/png": {}, "text/event-stream": {}}},
     **{code: {"description": text} for code, text in (
         (400, "No JSON, or no such class or size"), (401, "Wrong key"), (404, "No such model"), (406, "n > 1 as image/png"),
-        (413, "Too long"), (422, "A field of the wrong type or out of its range"), (503, "Busy: see Retry-After"),
-        (504, "Not done within the deadline"),
+        (408, "A body that does not end"), (413, "Too long"), (421, "No host of this server"),
+        (422, "A field of the wrong type or out of its range"), (503, "Busy: see Retry-After"), (504, "Not done within the deadline"),
     )},
 }  # fmt: skip
 
 
-def wishes_of(request: ImageRequest, card: Card) -> list[Wish]:
-    """One for each image. Raises Refused."""
-    if request.model is not None and request.model != card.name:
-        raise Refused(404, f"model {ascii(request.model)} is not served here; {card.name!r} is", "model")
-    if request.size not in ("auto", card.shape):
-        raise Refused(400, f"size {ascii(request.size)} cannot be had: leave it out, or ask for {card.shape}", "size")
-    steps = card.steps if request.steps is None else request.steps
-    if steps > card.max_steps:
-        raise Refused(422, f"steps: {steps} is more than the {card.max_steps} tokens of an image", "steps")
-    first = secrets.randbelow(SEEDS) if request.seed is None else request.seed
-    label = label_of(request, card.classes)
-    return [Wish(label, (first + i) % SEEDS, loops=steps, temperature=request.temperature) for i in range(request.n)]
+def wants_png(accept: str) -> bool:
+    """Whether the header names image/png, or all images, and no less gladly than JSON (RFC 9110, 12.5.1)."""
+    weights = {kind.lower(): weight(rest) for kind, rest in re.findall(r"([^\s,;]+/[^\s,;]+)([^,]*)", accept)}
+    png = weights.get("image/png", weights.get("image/*", 0.0))
+    as_json = weights.get("application/json", weights.get("application/*", weights.get("*/*", 0.0)))
+    return png > 0 and png >= as_json
 
 
-def label_of(request: ImageRequest, names: Sequence[str]) -> int:
-    """The class that is asked for. Raises Refused."""
-    example = f"such as {names[0]!r}; GET /v1/models lists all {len(names)}"
-    match request.label, request.prompt:
-        case int(label), _ if 0 <= label < len(names):
-            return label
-        case int(label), _:
-            raise Refused(400, f"class {label} is not one of 0 to {len(names) - 1}", "class")
-        case str(name), _:
-            folded = [known.casefold() for known in names]
-            if name.casefold() not in folded:
-                raise Refused(400, f"class {ascii(name[:80])} is unknown: give a name {example}", "class")
-            return folded.index(name.casefold())
-        case _, str(prompt):
-            if (found := find_class(prompt, names)) is None:
-                raise Refused(400, f"prompt {ascii(prompt[:80])} names no class of this model: name one {example}", "prompt")
-            return found
-    raise Refused(400, f"give prompt or class: a name {example}", "prompt")
+def weight(parameters: str) -> float:
+    q = re.search(r";\s*q\s*=\s*(\d(?:\.\d*)?)", parameters, re.IGNORECASE)
+    return float(q[1]) if q else 1.0
 
 
 async def within(seconds: float, work: Awaitable[Result]) -> Result:
@@ -262,7 +225,7 @@ async def started(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         except Busy:
             yield event("error", error(*BUSY))
         except Refused as reason:
-            yield event("error", error(reason.status, str(reason)))
+            yield event("error", error(reason.status_code, reason.detail))
 
     return all_of()
 

@@ -1,17 +1,18 @@
-"""Image files to latents in two parts, plain classes that Ray Data spreads over a cluster.
+"""Images to latents in two parts, plain classes that Ray Data spreads over a cluster.
 
 `Decoder` needs a CPU only, `Encoder` holds the autoencoder. Batches are dictionaries of arrays with one row an image.
 """
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
+from marval_ray.decoding import cut_square, decode, pad_square, shown
 from marval_ray.images import to_tensor
 from marval_ray.models.vae import load_vae
 
@@ -24,7 +25,7 @@ class Decoder:
 
     channels: 1 (grey) or 3 (RGB); images of another kind are converted.
     fit: "pad" puts a smaller image on a black square, centred; "crop" scales the shorter side to `size` and cuts out
-    the centre, as ADM prepares ImageNet (Dhariwal and Nichol, arXiv 2105.05233).
+    the centre. Transparent parts become black with "pad", as the border is, and white with "crop".
     """
 
     size: int
@@ -32,46 +33,36 @@ class Decoder:
     fit: Literal["pad", "crop"]
 
     def __call__(self, batch: Batch) -> Batch:
-        """`path`, or `image` with a file's bytes, to `pixels` (N, S, S, C) uint8; `label` stays, as int64.
+        """`path`, or the columns of `marval_ray.image_tables.SCHEMA`, to `pixels` (N, S, S, C) uint8; `label` stays.
 
-        Raises ValueError when an image cannot be decoded or is too large to be padded.
+        `fault` is a sentence about an image that cannot be encoded, whose pixels are black, and empty for all others:
+        an error of a worker would end the work of all.
         """
-        labels = batch["label"].astype(np.int64)
-        if "path" in batch:
-            sources = [(path, f"{path}") for path in batch["path"]]
+        names = list(batch)
+        squares, faults = zip(*(self._square(dict(zip(names, row))) for row in zip(*batch.values())))
+        return {"pixels": np.stack(squares), "label": batch["label"], "fault": np.array(faults, dtype=object)}
+
+    def _square(self, row: dict[str, Any]) -> tuple[np.ndarray, str]:
+        black = np.zeros((self.size, self.size, self.channels), np.uint8)
+        if "path" in row:
+            name = shown(os.fsdecode(row["path"]))
         else:
-            sources = [(io.BytesIO(image), f"an image with label {y}") for image, y in zip(batch["image"], labels)]
-        return {"pixels": np.stack([self._pixels(source, name) for source, name in sources]), "label": labels}
-
-    def _pixels(self, source: str | io.BytesIO, name: str) -> np.ndarray:
+            name = f"{shown(os.fsdecode(row['file']))} row {row['row']}"
+        if row.get("fault"):
+            return black, f"{name} {row['fault']}"
         try:
-            with Image.open(source) as file:
-                image = file.convert("L" if self.channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports damage by any of these
-            raise ValueError(f"{name} cannot be decoded: {error}") from error
-        if self.fit == "pad" and max(image.size) > self.size:
-            raise ValueError(
-                f"{name} has {image.width} x {image.height} pixels, too many to pad to {self.size}: use --fit crop"
-            )
-        square = pad(image, self.size) if self.fit == "pad" else centre_crop(image, self.size)
+            return self._pixels(row), ""
+        except OSError as error:
+            return black, f"{name} cannot be read: {error.strerror}"
+        except ValueError as error:
+            return black, f"{name} {error}"
+
+    def _pixels(self, row: dict[str, Any]) -> np.ndarray:
+        with open(row["path"], "rb") if "path" in row else io.BytesIO(row["image"]) as file:
+            image = decode(file, background=0 if self.fit == "pad" else 255)
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        square = pad_square(image, self.size) if self.fit == "pad" else cut_square(image, self.size)
         return np.asarray(square).reshape(self.size, self.size, self.channels)
-
-
-def pad(image: Image.Image, size: int) -> Image.Image:
-    """`image` on a black square, as `marval_ray.images.pad_to` places it."""
-    square = Image.new(image.mode, (size, size))
-    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-    return square
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square at `size` pixels: halved by box averages while that leaves enough, then bicubic."""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 class Encoder:
@@ -86,7 +77,7 @@ class Encoder:
         self.flip = flip
 
     def __call__(self, batch: Batch) -> Batch:
-        """`pixels` (N, H, W, C) uint8 and `label` to `mean` and `std` (N, c * h * w) float16 and `label` int64."""
+        """`pixels` (N, H, W, C) uint8 to `mean` and `std` (N, c * h * w) float16; `label` and `fault` stay."""
         images = to_tensor(batch["pixels"]).to(self.device)
         views = [images, images.flip(-1)] if self.flip else [images]
         moments = [self.vae.encode(view) for view in views]
@@ -94,6 +85,7 @@ class Encoder:
             "mean": _rows([m.mean for m in moments]),
             "std": _rows([m.std for m in moments]),
             "label": np.repeat(batch["label"], len(views)),
+            "fault": np.repeat(batch["fault"], len(views)),
         }
 
 

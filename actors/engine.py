@@ -19,11 +19,11 @@ import deepspeed  # noqa: E402
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def engine_config(config: LearnerConfig, lr: float, cuda: bool) -> dict:
+def engine_config(config: LearnerConfig, lr: float, autocast: bool) -> dict:
     """DeepSpeed's configuration of one network.
 
     Weights, gradients and optimiser states stay float32 (a step of 5e-6 is below bf16's resolution); bf16 is the
-    dtype of the matrix products, through autocast.
+    dtype of the matrix products, through `autocast`.
     """
     return {
         "train_micro_batch_size_per_gpu": config.batch,
@@ -36,7 +36,8 @@ def engine_config(config: LearnerConfig, lr: float, cuda: bool) -> dict:
         },
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": cuda, "dtype": "bfloat16"},
+        # Of modules that are named here, or by default of each Linear, ZeRO averages gradients and gathers weights in bf16.
+        "torch_autocast": {"enabled": autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
     }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class ScoreMatcher:
     def __init__(self, run: GSIMRun, learner: Learner):
         self.run, self.learner, self.device = run, learner, learner.device
         self.dataset = LatentDataset(run.latents, run.model.latent_shape, learner.rank, learner.world)
-        self.diffusion = cosine_diffusion().to(self.device)
+        self.diffusion = cosine_diffusion(device=self.device)
         self.teacher = load_model(run.teacher, run.model).eval().requires_grad_(False).to(self.device)
         auxiliary = Auxiliary(load_model(run.teacher, run.model))
         self.auxiliary = make_engine(auxiliary, run.learner, run.learner.auxiliary_lr, self.device)

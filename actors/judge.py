@@ -24,6 +24,9 @@ class Judge:
         self.evaluator = Evaluator.load(classifier, reference)
         self.guard = guard
 
+    def start(self) -> None:
+        """Answer, which takes a worker whose constructor is done."""
+
     def look(self, weights: Weights) -> Scores:
         """Scores of `guard.samples` images."""
         unpack(weights, dict(self.model.named_parameters()))

@@ -5,6 +5,7 @@ One rank's part; works in any torch process group.
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class NonFiniteError(Exception):
 class Learner(ABC):
     """State of one rank. Subclasses add `step`; all their draws derive from (seed, step, rank).
 
-    done: set by a subclass that wants no further update.
+    done: set by a subclass that wants no further update. stopping: asked by those that wait for others whether to give up.
     """
 
     def __init__(
@@ -41,17 +42,19 @@ class Learner(ABC):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.student = make_engine(Student(student), config, config.lr, device)
         with whole_parameters(self.student, self.student.module.mar) as parameters:
-            self.ema = EMA(parameters, config.ema, warm_start) if self.rank == 0 else None
+            start = EMA.warm_start_of(config.steps, config.ema) if warm_start else 0
+            self.ema = EMA(parameters, config.ema, start) if self.rank == 0 else None
         self.bad_steps = self.skipped = 0
         self.done = False
         self.lr_scale = 1.0
+        self.stopping: Callable[[], object] = lambda: False
 
     def begin(self, step: int) -> None:  # noqa: B027  (a hook)
         """Called once, before update number `step`, the first one of this process."""
 
     @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
-        """Update number `step`; metrics as scalars."""
+        """Update number `step`; metrics as scalars. Raises CalledOff, with nothing changed, when it gave up waiting."""
 
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:

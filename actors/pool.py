@@ -2,12 +2,13 @@
 
 Batch t is drawn with weights whose version depends on t alone, its requests go to workers by their number, and its
 parts come back in the order of the requests: results do not depend on timing. Calls are stateless, so Ray's own
-restarts and retries recover a lost worker; one that does not answer in time is killed, which makes it a lost one.
+restarts and retries recover a lost worker; `Patience` makes a lost one of any that does not answer in time.
 """
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,22 +18,27 @@ import torch
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.errors import WorkerError
+from actors.patience import Patience
 from actors.reward import Delivery
 from marval_ray.config import RLConfig, RoleConfig
 from marval_ray.types import Request, Weights
 
 
-class WorkerLostError(Exception):
-    """A worker was replaced again and again without an answer."""
-
-
 @dataclass(frozen=True)
 class Crew:
-    """Handles of the actors."""
+    """Handles of the actors. answer_seconds: how long one of them may take for an answer, and to be there again before it."""
 
     rollouts: list[Any]
     rewards: list[Any]
     judge: Any | None
+    answer_seconds: float = 600.0
+
+    def by_name(self) -> dict[str, Any]:
+        """All actors, by the name that the dashboard shows."""
+        roles = {"rollout": self.rollouts, "reward": self.rewards}
+        judge = {"judge-0": self.judge} if self.judge is not None else {}
+        return {f"{role}-{index}": actor for role, actors in roles.items() for index, actor in enumerate(actors)} | judge
 
 
 def hire(cls: type, role: RoleConfig, name: str, group: PlacementGroup, bundles: Sequence[int], *args: Any) -> list[Any]:
@@ -87,13 +93,21 @@ class InFlight:
 class Feed:
     """Keeps `config.queue` batches in flight beyond the one that is learnt from. Lives in one process of the learner."""
 
-    def __init__(self, crew: Crew, config: RLConfig, batch: int, num_classes: int, seed: int, max_replacements: int = 3):
+    def __init__(
+        self, crew: Crew, config: RLConfig, batch: int, num_classes: int, seed: int, stopping: Callable[[], bool] = lambda: False
+    ):
+        """stopping: whether to give up waiting for a batch."""
         self.crew, self.config, self.batch_size = crew, config, batch
-        self.num_classes, self.seed, self.max_replacements = num_classes, seed, max_replacements
+        self.num_classes, self.seed = num_classes, seed
         self.transport = TRANSPORTS[config.transport]()
+        self.patience = Patience(crew.answer_seconds, stopping)
         self.flights: dict[int, list[InFlight]] = {}
-        self.replaced = 0
         self.sync_seconds, self.sync_bytes = 0.0, 0
+
+    @property
+    def replaced(self) -> int:
+        """How many workers were replaced because they did not answer."""
+        return self.patience.replaced
 
     def begin(self, step: int, weights: Weights) -> None:
         """Start with batch `step`, drawn with `weights`."""
@@ -110,7 +124,7 @@ class Feed:
     def batch(self, step: int) -> list[Delivery]:
         """Batch number `step`, in the order of its requests.
 
-        Raises WorkerLostError when a worker does not answer although it was replaced `max_replacements` times.
+        Raises WorkerError when a worker fails, or does not answer although it was replaced, and CalledOff.
         """
         self._submit(step + self.config.queue)
         return self._collect(self.flights.pop(step))
@@ -129,25 +143,27 @@ class Feed:
         self.flights[step] = flights
 
     def _collect(self, flights: list[InFlight]) -> list[Delivery]:
-        refs = [flight.scored for flight in flights]
-        for _ in range(self.max_replacements + 1):
-            _, late = ray.wait(refs, num_returns=len(refs), timeout=self.config.timeout)
-            if not late:
-                return ray.get(refs)
-            culprits = {self._culprit(flight) for flight in flights if flight.scored in late}
-            for name, index in culprits:
-                # Ray starts it anew and repeats its calls.
-                ray.kill((self.crew.rewards if name == "reward" else self.crew.rollouts)[index], no_restart=False)
-                self.replaced += 1
-        raise WorkerLostError(
-            f"no answer within {self.config.timeout} s from {', '.join(f'{n}-{i}' for n, i in sorted(culprits))}, replaced "
-            f"{self.max_replacements} times: raise rl.timeout, or look at the worker's log in the Ray dashboard"
-        )
+        def sick(late: list[ray.ObjectRef]) -> dict[str, Any]:
+            return dict(self._culprit(flight) for flight in flights if flight.scored in late)
 
-    def _culprit(self, flight: InFlight) -> tuple[str, int]:
-        """Who has the late request."""
+        with about(self.config.rewards):
+            return self.patience.results([flight.scored for flight in flights], sick)
+
+    def _culprit(self, flight: InFlight) -> tuple[str, Any]:
+        """Who has the late request: name and handle."""
         drawn, _ = ray.wait([flight.drawn], timeout=0, fetch_local=False)
-        return ("reward", flight.reward) if drawn else ("rollout", flight.rollout)
+        if drawn:
+            return f"reward-{flight.reward}", self.crew.rewards[flight.reward]
+        return f"rollout-{flight.rollout}", self.crew.rollouts[flight.rollout]
+
+
+@contextmanager
+def about(rewards: Sequence[str]) -> Iterator[None]:
+    """Name the rewards in a WorkerError: it is they that come from users."""
+    try:
+        yield
+    except WorkerError as error:
+        raise WorkerError(f"{error} (rewards: {', '.join(rewards)})") from error
 
 
 def requests(config: RLConfig, batch: int, num_classes: int, seed: int, step: int) -> list[Request]:

@@ -1,6 +1,7 @@
 """Records a run where the driver is: metrics.jsonl, TensorBoard, Ray's metrics, a progress bar."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
 
+from actors.errors import whole, write_down
 from marval_ray.files import atomic_path
-from marval_ray.storage import Storage
+from marval_ray.storage import ERRORS, Storage
 
 METRICS = {"gsim": "metrics.jsonl", "rl": "metrics-rl.jsonl"}
 SHOWN = {
@@ -33,8 +35,9 @@ class Recorder:
         self.path = storage.folder / METRICS[stage]
         self.step, self.shown = 0, dict[str, float]()
         self.gauges: dict[str, Gauge] = {}
+        self.board: SummaryWriter | None = None
         self.failure: str | None = None
-        self.asked_to_stop = False
+        self.asked_to_stop: signal.Signals | None = None
 
     def begin(self, step: int) -> None:
         """(Re)start after `step` updates: what was recorded beyond them will be done again."""
@@ -48,8 +51,8 @@ class Recorder:
         try:
             self._write(step, metrics)
         except OSError as error:  # nobody waits for this call
-            self.fail(f"metrics cannot be written: {error}")
-            self.stop()
+            self.fail(f"metrics cannot be written: {error}", whole(error))
+            self.stop(signal.SIGTERM)
         for name, value in metrics.items():
             self._gauge(name).set(value)
         self.shown |= metrics  # held-out figures come now and then
@@ -58,11 +61,14 @@ class Recorder:
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+        assert self.board is not None  # begin came first
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
 
     def push(self) -> None:
         """Bring what was recorded to where the checkpoints are."""
+        if self.board is None:  # nothing was recorded yet
+            return
         self.board.flush()
         self.storage.push(self.path.name, "tensorboard")
 
@@ -83,23 +89,35 @@ class Recorder:
             self.gauges[name] = Gauge(f"marval_{self.stage}_{name.replace('/', '_')}", f"{name} of the {self.stage} stage")
         return self.gauges[name]
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """Ask the learner to end after the update that it is at, with a checkpoint."""
-        self.asked_to_stop = True
+        self.asked_to_stop = number
 
-    def stopping(self) -> bool:
+    def stopping(self) -> signal.Signals | None:
+        """The signal on which the learner has to end."""
         return self.asked_to_stop
 
-    def fail(self, message: str) -> None:
-        """Note why the learner gave up; the driver asks for it."""
-        self.failure = message
+    def fail(self, message: str, details: str) -> None:
+        """Note why the learner gave up, of several reasons the first. `details` go to the error log."""
+        self.failure = self.failure or message
+        write_down(error_log(self.storage), details)
+
+    def failed(self) -> bool:
+        """Whether the learner gave up."""
+        return self.failure is not None
 
     def finish(self) -> str | None:
         """Close the files; the failure, if there was one."""
         if self.bar is not None:
             self.bar.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
         return self.failure
+
+
+def error_log(storage: Storage) -> Path:
+    """Where the whole of an error goes whose sentence a run ends with."""
+    return storage.folder / ERRORS
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

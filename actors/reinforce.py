@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -10,17 +10,20 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.judge import Judge
-from actors.pool import Crew, Feed, hire
+from actors.patience import Patience, started
+from actors.plan import Plan, rollout_sampler
+from actors.pool import Crew, Feed, about, hire
 from actors.resources import resources
 from actors.reward import RewardWorker
-from actors.rl import Plan, RLRun, rollout_sampler
-from actors.rollout import RolloutWorker
+from actors.rl import RLRun
+from actors.rollout import Drawn, RolloutWorker
 from actors.shares import joined
 from actors.trainer import train
 from actors.watch import BEST
 from marval_ray.config import RLConfig
 from marval_ray.flat_weights import DTYPES, pack
 from marval_ray.storage import Storage
+from marval_ray.types import Rollout
 from marval_ray.weights import load_model
 
 MEASURED_BATCH = 1_000_000
@@ -51,7 +54,10 @@ def role_demands(rl: RLConfig, judged: bool) -> dict[str, list[dict[str, float]]
 
 @contextmanager
 def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
-    """The actors, one small bundle each. Raises ValueError when the cluster has no room for them in time."""
+    """The actors, one small bundle each, once they have started.
+
+    Raises ValueError when the cluster has no room for them in time, and WorkerError when one cannot start.
+    """
     rl, model = plan.rl, plan.model
     demands = role_demands(rl, plan.judge is not None)
     bundles = [bundle for needs in demands.values() for bundle in needs]
@@ -67,11 +73,35 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
     judge = None
     if plan.judge is not None:
         (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.vae, *plan.judge, plan.guard)
+    crew = Crew(rollouts, rewards, judge)
     try:
-        yield Crew(rollouts, rewards, judge)
+        # One that is replaced has to start again before it answers, on a machine that is then busy.
+        with about(rl.rewards):
+            seconds = started(crew.by_name())
+        yield replace(crew, answer_seconds=rl.timeout + 2 * seconds)
     finally:
-        for actor in [*rollouts, *rewards, *([judge] if judge else [])]:
+        for actor in crew.by_name().values():
             ray.kill(actor)
+        remove_placement_group(group)
+
+
+def try_reward(plan: Plan) -> None:
+    """Have a reward worker score images of noise: what is wrong with the reward should show before hours of work.
+
+    Raises WorkerError when it is.
+    """
+    c, rl = plan.model, plan.rl
+    labels = torch.arange(2) % c.num_classes
+    noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
+    drawn = Drawn(Rollout(noise, labels, 0, (0, 1), 0, 0), 0.0)
+    group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
+    try:
+        (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.vae, rl.rewards, plan.prompts)
+        with about(rl.rewards):
+            patience = Patience(rl.timeout + 2 * started({"reward-0": worker}), replacements=0)
+            patience.results([worker.score.remote(drawn)], lambda _: {"reward-0": worker})
+        ray.kill(worker)
+    finally:
         remove_placement_group(group)
 
 

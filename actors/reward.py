@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from actors.rollout import Drawn, own_device
@@ -24,14 +25,25 @@ class Delivery:
 
 
 class RewardWorker:
-    """`rewards` are [WEIGHT*]KIND:PLACE; `prompts` has one of each class."""
+    """`rewards` are [WEIGHT*]KIND:PLACE; `prompts` has one of each class.
+
+    It loads them at its first call: what is wrong with them is then an answer, which Ray would not print and try again.
+    """
 
     def __init__(
         self, config: ModelConfig, vae: Path, rewards: Sequence[str], prompts: Sequence[str], threads: int = 1
     ):
         self.device = own_device(threads)
-        decoder = load_vae(vae).to(self.device)
-        self.scorer = Scorer(decoder, load_reward(rewards, self.device), prompts, config)
+        self.config, self.vae, self.rewards, self.prompts = config, vae, rewards, prompts
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Decoder and rewards."""
+        return Scorer(load_vae(self.vae).to(self.device), load_reward(self.rewards, self.device), self.prompts, self.config)
+
+    def start(self) -> None:
+        """Load what it works with. Raises what loading raises."""
+        self.scorer  # noqa: B018  (the first look at it loads it)
 
     def score(self, drawn: Drawn) -> Delivery:
         """Score the images of a rollout."""

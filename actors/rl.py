@@ -1,6 +1,7 @@
 """The learner of the second stage: raises the reward of whole images, under the eye of a guard."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,47 +15,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.engine import whole_parameters
-from actors.gsim import GSIMRun, ScoreMatcher
+from actors.errors import WorkerError
+from actors.gsim import ScoreMatcher
 from actors.learner import Learner
-from actors.pool import Crew, Feed, WorkerLostError
+from actors.patience import CalledOff, Patience
+from actors.plan import Plan, rollout_sampler
+from actors.pool import Crew, Feed
 from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
-from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
+from marval_ray.config import LearnerConfig
 from marval_ray.flat_weights import DTYPES, Packer
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
 from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
-from marval_ray.sampling import Draws, Exploring, OneStep, TokenSampler
+from marval_ray.sampling import Draws
 from marval_ray.types import Rollout, Scored, Weights
 from marval_ray.weights import StateDict, build_model, read_state
 
 SHIFT = "class_shift.safetensors"
 """In each checkpoint: `ClassShift.mean`, the same on all ranks."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An RL stage. `judge` is a classifier and reference statistics, or None without held-out figures."""
-
-    model: ModelConfig
-    rl: RLConfig
-    guard: GuardConfig
-    learner: LearnerConfig
-    student: Path
-    gsim: GSIMRun
-    """Where the GSIM loss comes from when it has a weight."""
-    vae: Path
-    prompts: tuple[str, ...]
-    judge: tuple[Path, Path] | None
-    measured: int = 500
-    """Images on which the reward is measured before and after."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        rl, batch = self.rl, self.learner.batch
-        if rl.estimator == "policy" and batch % rl.group:
-            raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
 
 
 @dataclass(frozen=True)
@@ -77,13 +57,6 @@ class RLRun:
         return RLLearner(self.plan, self.crew, ray.get(self.student), device)
 
 
-def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
-    """How rollouts are drawn: with exploration for the policy gradient."""
-    if rl.estimator == "policy":
-        return Exploring(model.student_timestep, rl.exploration)
-    return OneStep(model.student_timestep)
-
-
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
@@ -100,8 +73,10 @@ class RLLearner(Learner):
         self.pack = Packer(DTYPES[rl.weight_dtype])
         self.feed: Feed | None = None
         if self.rank == 0:
-            self.feed = Feed(crew, rl, plan.learner.batch * self.world, plan.model.num_classes, plan.seed)
-        self.watch = Watch(plan.guard, crew.judge) if crew.judge is not None and self.rank == 0 else None
+            self.feed = Feed(crew, rl, plan.learner.batch * self.world, plan.model.num_classes, plan.seed, self._stopping)
+        self.watch = None
+        if crew.judge is not None and self.rank == 0:
+            self.watch = Watch(plan.guard, crew.judge, Patience(crew.answer_seconds, self._stopping))
         self.scale: tuple[float, float] | None = None
         """Mean and standard deviation of the scores of the first batch."""
 
@@ -110,12 +85,14 @@ class RLLearner(Learner):
         return super().engines | ({"auxiliary": self.matcher.auxiliary} if self.matcher else {})
 
     def begin(self, step: int) -> None:
-        """Publish the weights, start the rollouts and take the scores before RL."""
+        """Publish the weights, start the rollouts and take the scores before RL. Raises CalledOff and WorkerError on every rank."""
         weights = self._weights(step)
-        if self.feed is None or weights is None:
-            return
-        self.feed.begin(step, weights)
-        self.delivered = time.perf_counter()
+        if self.feed is not None and weights is not None:
+            self.feed.begin(step, weights)
+            self.delivered = time.perf_counter()
+        self._from_chief(self._measure_before)
+
+    def _measure_before(self) -> None:
         if self.watch is not None:
             self.watch.begin(self._average())
 
@@ -135,11 +112,11 @@ class RLLearner(Learner):
         if not bad:
             metrics |= self.update_student(loss, step)
         self.count(step, bad)
+        held_out = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:
             weights = self._weights(step + 1)
             if self.feed is not None and weights is not None:
                 self.feed.publish(weights)
-        held_out = self._look(step + 1)
         figures = share.flow | held_out | {"dropped": float((~good).sum())}
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
 
@@ -147,7 +124,7 @@ class RLLearner(Learner):
         rl, c = self.plan.rl, self.plan.model
         score = scored.score[good]
         if self.scale is None:
-            self.scale = self._first_scale(score)  # stays None without a usable score
+            self.scale = mean_and_std(score.to(self.device), dist.all_reduce)  # stays None without a usable score
         draws = Draws.from_seed(
             rollout.seed, list(rollout.indices), c.num_tokens, c.token_channels, rollout_sampler(c, rl).noise_steps
         )
@@ -187,13 +164,17 @@ class RLLearner(Learner):
     def _policy(
         self, step: int, rollout: Rollout, draws: Draws, scored: Scored, good: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rollouts of these very weights have this replay's own mean for the old one: the ratio is 1, although on a GPU they
+        were drawn with bfloat16 weights and the replay rounds elsewhere. For older ones the recorded noise tells it."""
         rl = self.plan.rl
         advantages = group_advantages(scored.score, good, rl.group).to(self.device)
         logs, weights = [], []
         for replayed in replay_apart(self.student, rollout, draws, rl.loops, self._last(step)):
             places = replayed.loop.predicted
             action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
-            logs.append(log_ratio(action, replayed.prediction, explored, rl.exploration))
+            mean = replayed.prediction
+            old_mean = mean.detach() if rollout.version == step else action - rl.exploration * explored
+            logs.append(log_ratio(action, mean, old_mean, rl.exploration))
             weights.append(advantages.repeat_interleave(places.shape[1]))
         loss = clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
         return loss.value, loss.metrics
@@ -212,14 +193,6 @@ class RLLearner(Learner):
         rl = self.plan.rl
         return int(np.random.default_rng((self.seed, step)).integers(1, rl.last + 1)) if rl.random_last else rl.last
 
-    def _first_scale(self, score: Tensor) -> tuple[float, float] | None:
-        moments = torch.stack([score.sum(), score.square().sum(), torch.tensor(float(len(score)))]).to(self.device)
-        dist.all_reduce(moments)
-        total, squares, count = moments.tolist()
-        if not count:
-            return None
-        return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
-
     def _share(self, step: int) -> Share:
         """This rank's part of batch `step`. Every rank raises what rank 0 met."""
         shares: list[Any] = [None] * self.world
@@ -229,16 +202,14 @@ class RLLearner(Learner):
         if self.world > 1:
             mine = [None]
             dist.scatter_object_list(mine, shares, src=0)
-        if isinstance(mine[0], WorkerLostError):
-            raise mine[0]
-        return mine[0]
+        return raised(mine[0])
 
     def _shares(self, feed: Feed, step: int) -> list[Any]:
         """The parts of all ranks, or the error that there is instead."""
         began = time.perf_counter()
         try:
             deliveries = feed.batch(step)
-        except WorkerLostError as error:
+        except (WorkerError, CalledOff) as error:
             return [error] * self.world
         before, self.delivered = self.delivered, time.perf_counter()
         flow = flow_metrics(deliveries, self.delivered - began, self.delivered - before, step, feed)
@@ -259,12 +230,10 @@ class RLLearner(Learner):
         guard = self.plan.guard
         if self.crew.judge is None or step % guard.every:
             return {}
-        told: list[Any] = [None]
-        if self.watch is not None:
-            told = [self.watch.look(step, self._average())]
-        if self.world > 1:
-            dist.broadcast_object_list(told, src=0)
-        scores, exhausted = told[0]
+        try:
+            scores, exhausted = self._from_chief(lambda: self.watch and self.watch.look(step, self._average()))
+        except CalledOff:  # the update is done and kept; the run ends after it
+            return {}
         if exhausted and guard.action == "stop":
             self.done = True
         elif exhausted:
@@ -273,17 +242,28 @@ class RLLearner(Learner):
 
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""
-        told: list[Any] = [None]
-        if self.watch is not None:
-            told = [self.watch.best]
-        if self.world > 1:
-            dist.broadcast_object_list(told, src=0)
+        best = self._from_chief(lambda: self.watch and self.watch.best)
         for name, parameter in self.student.module.mar.named_parameters():
             if parameter.requires_grad:
-                deepspeed.utils.safe_set_full_fp32_param(parameter, told[0][name].to(self.device))
+                deepspeed.utils.safe_set_full_fp32_param(parameter, best[name].to(self.device))
         if self.ema is not None:
-            self.ema.load_state_dict({"updates": self.ema.updates, "shadow": told[0]})
+            self.ema.load_state_dict({"updates": self.ema.updates, "shadow": best})
         self.lr_scale *= 0.5
+
+    def _from_chief(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on rank 0, on every rank; every rank raises what rank 0 met."""
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [work()]
+            except (WorkerError, CalledOff) as error:
+                told = [error]
+        if self.world > 1:
+            dist.broadcast_object_list(told, src=0)
+        return raised(told[0])
+
+    def _stopping(self) -> bool:
+        return bool(self.stopping())
 
     def save(self, folder: Path, step: int) -> None:
         super().save(folder, step)
@@ -304,3 +284,10 @@ class RLLearner(Learner):
     def load_extra_state(self, progress: dict[str, Any]) -> None:
         self.lr_scale, self.done = progress["lr_scale"], progress["done"]
         self.scale = None if progress["scale"] is None else tuple(progress["scale"])
+
+
+def raised(told: Any) -> Any:
+    """`told`, which is raised if it is an error that rank 0 met."""
+    if isinstance(told, (WorkerError, CalledOff)):
+        raise told
+    return told

@@ -32,6 +32,9 @@ class RolloutWorker:
         self.sampler, self.loops = sampler, loops
         self.held: tuple[int, int] | None = None
 
+    def start(self) -> None:
+        """Answer, which takes a worker whose constructor is done."""
+
     @torch.no_grad()
     def generate(self, weights: Weights, request: Request) -> Drawn:
         """Draw the images of `request`. Raises ValueError when the weights are damaged or of another model."""

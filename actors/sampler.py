@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
 
@@ -146,6 +147,16 @@ class SamplerThread(threading.Thread):
                 item.ticket.picture.set_result(Picture(pixels, item.served.version))
                 self.observer.finished(perf_counter() - item.ticket.asked)
         self.observer.batch(len(items), perf_counter() - began)
+
+
+def check_draws(served: Served, student: Path) -> None:
+    """Raise ValueError when the student's image of a fixed seed is blank or has numbers that are not finite."""
+    drawing = begin(Wish(label=0, seed=0, loops=2), served.model)
+    while not drawing.finished:
+        advance([drawing])
+    (pixels,) = decode(served, [drawing])
+    if not drawing.tokens.isfinite().all() or pixels.min() == pixels.max():
+        raise ValueError(f"{student} draws blank images or numbers that are not finite: train it again, or take another")
 
 
 @torch.inference_mode()

@@ -2,11 +2,11 @@
 
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,21 +17,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.checkpoints import checkpoint, restore
+from actors.errors import WorkerError, answer, sentence, whole
 from actors.learner import Learner, NonFiniteError
-from actors.pool import WorkerLostError
-from actors.recorder import recorder_actor
+from actors.patience import CalledOff
+from actors.recorder import error_log, recorder_actor
 from actors.resources import resources
 from actors.screen import watched
+from actors.signals import Stopped, handled
 from marval_ray.config import LearnerConfig
 from marval_ray.storage import Storage
+
+RECORDER = "the recorder"
 
 
 class LearnerError(ValueError):
     """The run cannot go on; the message says what to change."""
-
-
-class Stopped(Exception):
-    """SIGTERM came, and a checkpoint was written."""
 
 
 class Run(Protocol):
@@ -50,14 +51,14 @@ class Push(ray.train.UserCallback):
         self.recorder = recorder
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None) -> None:
-        ray.get(self.recorder.push.remote())
+        answer(self.recorder.push.remote(), RECORDER)
 
 
 def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
     """Train until `run.learner.steps`, from the last checkpoint in `storage` if there is one.
 
     Returns a folder with the last checkpoint. Raises LearnerError when the learner gave up or workers failed more often than
-    `max_failures`, and Stopped after SIGTERM.
+    `max_failures`, and Stopped after SIGTERM or Ctrl-C.
     """
     table = stage == "rl" and sys.stdout.isatty()
     recorder = recorder_actor(storage, run.learner.steps, stage, bar=not table)
@@ -73,39 +74,49 @@ def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    with on_sigterm(recorder.stop.remote), watched(recorder, run.learner.steps) if table else nullcontext():
+    with watched(recorder, run.learner.steps) if table else nullcontext():
         try:
-            result = trainer.fit()
+            result = fit(trainer, recorder)
         except ray.train.TrainingFailedError as error:
-            cause = ray.get(recorder.finish.remote()) or last_line(error)
-            raise LearnerError(f"stage {stage} failed: {cause}; what was saved is in {storage}: cure the cause, then --resume") from error
-    failure: str | None = ray.get(recorder.finish.remote())
+            answer(recorder.fail.remote(sentence(error), whole(error)), RECORDER)
+    failure: str | None = answer(recorder.finish.remote(), RECORDER)
     if failure:
-        raise LearnerError(failure)
-    if ray.get(recorder.stopping.remote()):
-        raise Stopped(f"stopped on SIGTERM in stage {stage}; --resume continues from the checkpoint in {storage}")
+        saved = f"what was saved is in {storage}: cure the cause, then --resume"
+        raise LearnerError(f"stage {stage} failed: {failure} (more in {error_log(storage)}); {saved}")
+    number: signal.Signals | None = answer(recorder.stopping.remote(), RECORDER)
+    if number:
+        raise Stopped(number, f"stopped on {number.name} in stage {stage}; --resume continues from the checkpoint in {storage}")
     assert result.checkpoint is not None  # the last update writes one
     if storage.uri is None:
         return Path(result.checkpoint.path)
     return Path(result.checkpoint.to_directory(storage.folder / f"last-{stage}"))
 
 
-def last_line(error: Exception) -> str:
-    """What a traceback in text ends with."""
-    return [line for line in str(error).splitlines() if line.strip()][-1]
+def fit(trainer: ray.train.torch.TorchTrainer, recorder: Any) -> ray.train.Result:
+    """Train until the end, or until the checkpoint that SIGTERM or Ctrl-C asks for; a second one ends it at once.
 
+    In a thread of its own, since Ray Train would take Ctrl-C to itself for good in the main one.
+    """
+    result: Future[ray.train.Result] = Future()
 
-@contextmanager
-def on_sigterm(ask: Callable[[], object]) -> Iterator[None]:
-    """Call `ask` when SIGTERM comes (`ray job stop` sends it), from a thread: Ray may be at work in this one."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that Python lets handle signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=ask).start())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def work() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            result.set_exception(error)
+
+    asked: list[signal.Signals] = []
+
+    def ask(number: signal.Signals) -> None:
+        if asked:
+            raise Stopped(number, f"{number.name} again: ended at once; --resume continues from the last checkpoint, if there is one")
+        asked.append(number)
+        print(f"{number.name}: ending after the update under way, with a checkpoint", file=sys.stderr, flush=True)
+        recorder.stop.remote(number)
+
+    threading.Thread(target=work, daemon=True).start()
+    with handled(ask):
+        return result.result()
 
 
 def scaling(config: LearnerConfig) -> ray.train.ScalingConfig:
@@ -122,30 +133,40 @@ def demand(config: LearnerConfig) -> dict[str, float]:
 def train_loop(config: dict) -> None:
     """What every worker of the group runs."""
     run, recorder = config["run"], config["recorder"]
+    if answer(recorder.failed.remote(), RECORDER):
+        return  # Ray Train restarted the group only because one rank had to leave the others
+    try:
+        learn(run, recorder)
+    except (NonFiniteError, ValueError, OSError) as error:
+        # A restart from the checkpoint would meet the same again: no failure for Ray Train to retry.
+        answer(recorder.fail.remote(sentence(error), whole(error)), RECORDER)
+        if dist.get_world_size() > 1 and not isinstance(error, (NonFiniteError, WorkerError)):  # those come on all ranks
+            raise
+
+
+def learn(run: Run, recorder: Any) -> None:
+    """One rank's part, from the last checkpoint on."""
     if not torch.cuda.is_available():
         torch.set_num_threads(run.learner.threads_per_worker or run.learner.cpus_per_worker)
     learner = run.make(ray.train.torch.get_device())
-    step = restore(learner)
-    learner.begin(step)
     chief = dist.get_rank() == 0
+    step = restore(learner)
+    learner.stopping = lambda: answer(recorder.stopping.remote(), RECORDER)
+    learner.begin(step)
     if chief:
-        ray.get(recorder.begin.remote(step))
+        answer(recorder.begin.remote(step), RECORDER)
 
     seconds, began = run.learner.seconds, time.monotonic()
 
     def stopping() -> bool:
         over = seconds is not None and time.monotonic() - began > seconds
-        asked = torch.tensor(float(chief and (over or ray.get(recorder.stopping.remote()))), device=learner.device)
+        asked = torch.tensor(float(chief and (over or bool(learner.stopping()))), device=learner.device)
         dist.all_reduce(asked)
         return bool(asked)
 
-    try:
-        for log in updates(learner, step, run.learner, stopping):
-            if chief:
-                recorder.log.remote(*log)
-    except (NonFiniteError, WorkerLostError) as error:
-        # A restart from the checkpoint would meet the same numbers again: no failure for Ray Train to retry.
-        ray.get(recorder.fail.remote(str(error)))
+    for log in updates(learner, step, run.learner, stopping):
+        if chief:
+            recorder.log.remote(*log)
 
 
 def updates(
@@ -161,7 +182,11 @@ def updates(
     window: list[dict[str, Tensor]] = []
     began = time.perf_counter()
     for step in range(start, config.steps):
-        window.append(learner.step(step))
+        try:
+            window.append(learner.step(step))
+        except CalledOff:
+            checkpoint(learner, step)
+            return
         done = step + 1
         last = done == config.steps or learner.done or stopping()
         if done % config.log_every == 0 or last:
@@ -181,19 +206,3 @@ def averages(window: list[dict[str, Tensor]], device: torch.device) -> dict[str,
     values = torch.stack([mean.to(device) for mean in means])
     dist.all_reduce(values)
     return dict(zip(names, (values / dist.get_world_size()).tolist()))
-
-
-def checkpoint(learner: Learner, step: int) -> None:
-    """Every rank hands in its part; Ray Train merges them and makes the whole known only when all are there."""
-    with tempfile.TemporaryDirectory() as folder:
-        learner.save(Path(folder), step)
-        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def restore(learner: Learner) -> int:
-    """Load the run's last checkpoint; the number of finished updates."""
-    last = ray.train.get_checkpoint()
-    if last is None:
-        return 0
-    with last.as_directory() as folder:
-        return learner.load(Path(folder))

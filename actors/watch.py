@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from actors.patience import Patience
 from marval_ray.config import GuardConfig
 from marval_ray.files import atomic_path, write_json
 from marval_ray.flat_weights import pack
@@ -21,13 +22,13 @@ STATE, BEST = "guard.json", "best.safetensors"
 class Watch:
     """Lives on the learner's rank 0. `best` are the weights of the best student so far, by name."""
 
-    def __init__(self, config: GuardConfig, judge: Any):
-        self.config, self.judge = config, judge
+    def __init__(self, config: GuardConfig, judge: Any, patience: Patience):
+        self.config, self.judge, self.patience = config, judge, patience
         self.guard: Guard | None = None
         self.best: dict[str, Tensor] = {}
 
     def begin(self, student: dict[str, Tensor]) -> None:
-        """Measure the student before RL, unless `load` brought that along."""
+        """Measure the student before RL, unless `load` brought that along. Raises what `Patience.results` raises."""
         if self.guard is None:
             self.guard, self.best = Guard(self.config, self._judged(student)), student
 
@@ -53,4 +54,6 @@ class Watch:
         self.best = load_file(folder / BEST)
 
     def _judged(self, student: dict[str, Tensor]) -> Scores:
-        return ray.get(self.judge.look.remote(ray.put(pack(student, 0, torch.float32))))
+        reference = self.judge.look.remote(ray.put(pack(student, 0, torch.float32)))
+        (scores,) = self.patience.results([reference], lambda _: {"judge-0": self.judge})
+        return scores

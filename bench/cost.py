@@ -120,7 +120,7 @@ def gsim_hours(config: Config, work: Work, parameters: float, gpus: int) -> floa
     """Compute, then the gradients of both networks around the ring, not hidden behind it."""
     gpu = config.gpu
     compute = config.batch * work.gsim / (gpu.tflops * gpu.training)
-    exchange = 2 * 2 * 2 * parameters / (gpu.network * 1e9) * (gpus > 8)
+    exchange = 2 * 2 * 4 * parameters / (gpu.network * 1e9) * (gpus > 8)
     return IMAGES * GSIM_EPOCHS / (config.batch * gpus) * (compute + exchange) / 3600
 
 

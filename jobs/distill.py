@@ -22,24 +22,28 @@ import ray
 import torch
 import tyro
 
+from actors.errors import plainly
 from actors.gsim import GSIMRun
 from actors.painter import Elsewhere
+from actors.plan import Plan
 from actors.recorder import METRICS, read_metrics
-from actors.reinforce import reinforce, role_demands
+from actors.reinforce import reinforce, role_demands, try_reward
 from actors.resources import check_resources, node_resources
-from actors.rl import Plan
-from actors.trainer import Stopped, demand, train
+from actors.signals import Stopped, handled
+from actors.trainer import demand, train
 from marval_ray import assets_index, cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
 from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
 from marval_ray.generate import Generation
+from marval_ray.models.mar import MAR
 from marval_ray.models.vae import codec_id, load_vae
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
-from marval_ray.storage import Storage
+from marval_ray.run_lock import locked
+from marval_ray.storage import ERRORS, Storage, lasting
 from marval_ray.weights import load_model, read_state, save_weights
 
 Result = TypeVar("Result")
@@ -89,22 +93,38 @@ class Config:
 
 
 def main(config: Config) -> None:
-    began = time.perf_counter()
     storage = Storage.of(lasting(config.out))
-    storage.pull()
-    check_run_folder(storage, config, config.resume, config.overwrite)
-    check_latents(config.latents, config.model, codec_id(load_vae(config.vae)))
-    student = config.student or storage.folder / "student-gsim.safetensors"
-    if "rl" in config.stages:
-        plan = plan_of(config, student, prompts_of(config))
-        check_rewards(config.rl.rewards)
-    first = load_model(config.student or config.teacher, config.model)
-    figures = Figures(config.figures, config.vae, storage.folder, painter(config))
-    ray.init()
-    check_resources(demands(config), node_resources())
-    open_run_folder(storage, config, config.overwrite)
-    print((storage.folder / "config.json").read_text())
+    with locked(storage):
+        storage.pull()
+        check_run_folder(storage, config, config.resume, config.overwrite)
+        check_latents(config.latents, config.model, codec_id(load_vae(config.vae)))
+        if "rl" in config.stages:
+            check_rewards(config.rl.rewards)
+            plan_of(config, storage)
+        first = load_model(config.student or config.teacher, config.model)
+        figures = Figures(config.figures, config.vae, storage.folder, painter(config))
+        ray.init()
+        with handled(stop_now), plainly(storage.folder / ERRORS):
+            check_resources(demands(config), node_resources())
+            open_run_folder(storage, config, config.overwrite)
+            print((storage.folder / "config.json").read_text())
+            work(config, storage, figures, first)
+            storage.push()
+    print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")
+
+
+def stop_now(number: signal.Signals) -> None:
+    """Between the stages nothing waits for a checkpoint."""
+    raise Stopped(number, f"stopped on {number.name}; --resume goes on")
+
+
+def work(config: Config, storage: Storage, figures: Figures, first: MAR) -> None:
+    """The stages, and what is shown of them."""
+    began = time.perf_counter()
+    student = student_of_gsim(config, storage)
     extra: dict[str, float] = {}
+    if config.stages == "gsim,rl":
+        try_reward(plan_of(config, storage))
     if "gsim" in config.stages:
         figures.before(first, config.rl.loops if "rl" in config.stages else config.figures.loops[-1])
         _, extra["seconds_gsim"] = timed(distil, config, storage, student)
@@ -112,7 +132,7 @@ def main(config: Config) -> None:
         figures.distilled(load_model(student, config.model))
     else:
         figures.before_rl(load_model(student, config.model), config.rl.loops)
-        outcome, extra["seconds_rl"] = timed(reinforce, plan, storage)
+        outcome, extra["seconds_rl"] = timed(reinforce, plan_of(config, storage), storage)
         extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
         student = outcome.checkpoint
         figures.reinforced(load_model(student, config.model), config.rl.loops)
@@ -121,8 +141,11 @@ def main(config: Config) -> None:
     if "rl" in metrics:
         extra["rl_updates"] = metrics["rl"][-1]["step"]
     figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
-    storage.push()
-    print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")
+
+
+def student_of_gsim(config: Config, storage: Storage) -> Path:
+    """What RL starts from."""
+    return config.student or storage.folder / "student-gsim.safetensors"
 
 
 def painter(config: Config) -> Callable[[Generation], Generation]:
@@ -162,17 +185,13 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     return tuple(class_prompts(names))
 
 
-def plan_of(config: Config, student: Path, prompts: tuple[str, ...]) -> Plan:
+def plan_of(config: Config, storage: Storage) -> Plan:
+    """The RL stage. Raises ValueError when its settings or prompts do not fit."""
     return Plan(
-        config.model, config.rl, config.guard, config.rl_learner, student.absolute(), gsim_run(config, config.rl_learner),
-        config.vae.absolute(), prompts, config.figures.judge(), REWARD_SAMPLES, config.seed,
+        config.model, config.rl, config.guard, config.rl_learner, student_of_gsim(config, storage).absolute(),
+        gsim_run(config, config.rl_learner), config.vae.absolute(), prompts_of(config), config.figures.judge(), REWARD_SAMPLES,
+        config.seed,
     )  # fmt: skip
-
-
-def lasting(out: str) -> str:
-    """A folder as an absolute path. Ray deletes a submitted job's copy of the working directory, so there it is put under home."""
-    inside_copy = "runtime_resources" in Path.cwd().parts
-    return out if "://" in out else str((Path.home() if inside_copy else Path.cwd()) / out)
 
 
 def distil(config: Config, storage: Storage, student: Path) -> None:
@@ -212,4 +231,4 @@ if __name__ == "__main__":
         cli.run(main, Config, __doc__, defaults(preset_of()))
     except Stopped as stop:
         print(stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + stop.number)

@@ -6,8 +6,10 @@
 The latents come in the order of the images, whatever the number of workers.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,26 +18,34 @@ from marval_ray.environment import before_ray
 before_ray()
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
+from tqdm import tqdm
 
+from actors import errors
 from actors.encoder import Batch, Decoder, Encoder
-from marval_ray import assets_index, cli
+from marval_ray import assets_index
 from marval_ray.config import check_at_least
-from marval_ray.files import atomic_path
-from marval_ray.models.vae import VAE, load_vae
+from marval_ray.data import CLASSES, CODEC
+from marval_ray.encoded_parts import Parts, Progress
+from marval_ray.find_images import find_images
+from marval_ray.image_set import ImageSet, summary
+from marval_ray.image_tables import Columns, ImageTables, read_rows
+from marval_ray.models.vae import VAE, codec_id, load_vae
+from marval_ray.storage import lasting
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PART = 4096
+"""Images whose latents are kept in memory before they are written: as much is lost by a crash."""
 
 
 @dataclass(frozen=True)
 class Config:
     images: Path
-    """Parquet (a file, or a folder of parts) with the columns `image` (a PNG, JPEG, ... file's bytes) and `label`;
-    or a folder with a subfolder of image files for each class, labelled 0, 1, ... in alphabetical order."""
+    """Parquet (a file, or a folder of parts) with a column of images (a PNG, JPEG, ... file's bytes, or what Hugging
+    Face's `datasets` writes) and one of labels; or a folder with a subfolder of image files for each class, labelled
+    0, 1, ... in alphabetical order."""
     out: Path
     """The Parquet file to write."""
     vae: Path = assets_index.VAE
@@ -55,6 +65,16 @@ class Config:
     """0 encodes on CPUs, one thread a worker."""
     group: int = 500
     """Latents in a row group; learner ranks share a file by row groups."""
+    split: str = "train"
+    """Which files to take of a folder of Parquet whose names tell splits, such as test-00000-of-00002.parquet."""
+    image_column: str | None = None
+    """Column of the images in Parquet; by default `image`, `img`, ..., or the only one that `datasets` takes for images."""
+    label_column: str | None = None
+    """Column of the labels, whole numbers from 0 or text; by default `label`, `labels`, ..."""
+    skip_bad: bool = False
+    """List images that cannot be encoded and rows without a class, and go on, instead of ending at the first."""
+    resume: bool = False
+    """Go on with an interrupted encoding into the same --out."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -62,22 +82,54 @@ class Config:
 
 
 def main(config: Config) -> None:
-    check_out(config)
+    config = replace(config, out=Path(lasting(str(config.out))))
+    parts = Parts.of(config.out)
+    check_out(config, parts)
+    columns = Columns(config.image_column, config.label_column)
+    images = find_images(config.images.absolute(), columns, config.split, config.skip_bad)
     vae = load_vae(config.vae)
     decoder = make_decoder(config, vae)
-    sources = find_images(config.images.absolute())
-    ray.init(ignore_reinit_error=True)
-    check_resources(config)
-    latents = encode(read(sources), decoder, config)
-    count = write(latents.iter_batches(batch_size=config.group, batch_format="numpy"), config.out, latent_size(vae, decoder))
-    print(f"{config.out}: {count} latents of {config.images}")
+    schema = latent_schema(vae, decoder, images)
+    settings = f"{codec_id(vae)} {decoder} flip={config.flip}"
+    before = begin(config, parts, images, settings)
+    if before.images < len(images):
+        start_ray(config)
+        latents = encode(read(images, before.images), decoder, config)
+        for table, progress in cut(latents, before, schema, config, len(images)):
+            parts.add(table, progress, images.digest(progress.images, settings))
+    done, _ = parts.progress()
+    print(f"{config.out}: {summary(images, parts.join(config.out, config.group, schema), done.bad)}")
 
 
-def check_out(config: Config) -> None:
+def check_out(config: Config, parts: Parts) -> None:
     if config.out.is_dir():
         raise ValueError(f"{config.out} is a folder: --out names the Parquet file to write")
     if config.out.exists() and not config.overwrite:
         raise ValueError(f"{config.out} exists already: choose another --out or pass --overwrite")
+    if parts.folder.exists() and not (config.resume or config.overwrite):
+        raise ValueError(f"{parts.folder} holds an interrupted encoding: --resume goes on with it, --overwrite begins anew")
+
+
+def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Progress:
+    """How far an earlier run came that is gone on with. Raises ValueError when it was of other images or settings."""
+    if not config.resume:
+        parts.remove()
+    progress, digest = parts.progress()
+    if progress.images and (progress.images > len(images) or digest != images.digest(progress.images, settings)):
+        raise ValueError(
+            f"{parts.folder} holds the first {progress.images:,} images of another list, or in other settings: give those for "
+            "--resume, or --overwrite to begin anew"
+        )
+    return progress
+
+
+def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
+    """Columns of the latents, with the codec's and the classes' names."""
+    vector = pa.list_(pa.float16(), latent_size(vae, decoder))
+    metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae)}
+    if images.names:
+        metadata[CLASSES] = json.dumps(images.names)
+    return pa.schema({"mean": vector, "std": vector, "label": pa.int64()}, metadata)
 
 
 def make_decoder(config: Config, vae: VAE) -> Decoder:
@@ -99,51 +151,13 @@ def latent_size(vae: VAE, decoder: Decoder) -> int:
     return vae.autoencoder.config.latent_channels * (decoder.size // stride(vae)) ** 2
 
 
-def find_images(path: Path) -> list[Path] | pa.Table:
-    """Parquet files, or a table of `path` and `label` of a class folder. Raises ValueError when there are no images."""
-    if not path.exists():
-        raise ValueError(f"there are no images at {path}")
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        return list_classes(path)
-    if not sum(count_rows(file) for file in files):
-        raise ValueError(f"{path} holds no rows")
-    return files
-
-
-def count_rows(file: Path) -> int:
-    """The number of images in a Parquet file, once its columns are known to fit."""
-    try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
-    schema = parquet.schema_arrow
-    missing = sorted({"image", "label"} - set(schema.names))
-    if missing:
-        raise ValueError(f"{file} lacks the column(s) {missing}; images need ['image', 'label'], it has {schema.names}")
-    image, label = schema.field("image").type, schema.field("label").type
-    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)) or not pa.types.is_integer(label):
-        raise ValueError(f"{file}: `image` must be binary and `label` an integer, they are {image} and {label}")
-    return parquet.metadata.num_rows
-
-
-def list_classes(folder: Path) -> pa.Table:
-    """`path` and `label` of the image files in the subfolders, in alphabetical order."""
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    rows = [
-        (str(file), label)
-        for label, entry in enumerate(classes)
-        for file in sorted(entry.iterdir())
-        if file.suffix.lower() in SUFFIXES
-    ]
-    if not rows:
-        raise ValueError(f"{folder} holds neither *.parquet nor a subfolder with images ({', '.join(SUFFIXES)})")
-    paths, labels = zip(*rows)
-    return pa.table({"path": pa.array(paths), "label": pa.array(labels, pa.int64())})
-
-
-def check_resources(config: Config) -> None:
+def start_ray(config: Config) -> None:
     """Raise ValueError when the cluster can never run the workers beside a task that decodes images."""
+    ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
+    context = ray.data.DataContext.get_current()  # a dataset takes a copy when it is made
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # `cut` shows one of images
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that there are no bars
     total = ray.cluster_resources()
     on_cpu = config.gpus_per_worker == 0
     needed = {"CPU": 1 + config.workers * on_cpu, "GPU": config.workers * config.gpus_per_worker}
@@ -155,15 +169,16 @@ def check_resources(config: Config) -> None:
             )
 
 
-def read(sources: list[Path] | pa.Table) -> ray.data.Dataset:
-    if isinstance(sources, pa.Table):
-        return ray.data.from_arrow(sources)
-    return ray.data.read_parquet([str(file) for file in sources], columns=["image", "label"])
+def read(images: ImageSet, start: int) -> ray.data.Dataset:
+    """The images from number `start` on, as `Decoder` takes them."""
+    places = ray.data.from_arrow(images.tables(start))
+    if isinstance(images, ImageTables):
+        return places.map_batches(read_rows, batch_size=1, batch_format="pyarrow")
+    return places
 
 
 def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.data.Dataset:
     """Latents of `images`, in their order; nothing runs before they are read."""
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
     on_cpu = config.gpus_per_worker == 0
     # Blocks of exactly one batch keep memory small, and results independent of the number of workers.
     blocks = images.repartition(target_num_rows_per_block=config.batch, strict=True)
@@ -178,20 +193,48 @@ def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.da
     )
 
 
-def write(batches: Iterable[Batch], path: Path, size: int) -> int:
-    """Write each batch as a row group, as `marval_ray.data.LatentDataset` reads them; returns the number of latents."""
-    vector = pa.list_(pa.float16(), size)
-    schema = pa.schema({"mean": vector, "std": vector, "label": pa.int64()})
-    rows = 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for batch in batches:
-            vectors = [
-                pa.FixedSizeListArray.from_arrays(pa.array(batch[name].reshape(-1)), size) for name in ("mean", "std")
-            ]
-            writer.write_table(pa.table([*vectors, pa.array(batch["label"])], schema=schema))
-            rows += len(batch["label"])
-    return rows
+def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Config, total: int) -> Iterator[tuple[pa.Table, Progress]]:
+    """Yield the latents of about PART images at a time, and how far they lead.
+
+    Raises ValueError at the first image that cannot be encoded, after the latents before it, unless --skip-bad.
+    """
+    views = 1 + config.flip
+    waiting: list[pa.Table] = []
+    with tqdm(desc="encoded", total=total, initial=done.images, unit="image", mininterval=5) as bar:
+        for batch in latents.iter_batches(batch_size=config.batch * views, batch_format="numpy"):
+            faults = [fault for fault in batch["fault"][::views] if fault]
+            if faults and not config.skip_bad:
+                if waiting:
+                    yield pa.concat_tables(waiting), done
+                raise ValueError(f"{faults[0]} (--skip-bad leaves such images out, --resume keeps what is encoded)")
+            for fault in faults:
+                bar.write(f"left out: {fault}")
+            waiting.append(to_table(batch, schema))
+            count = len(batch["label"]) // views
+            bar.update(count)
+            done = Progress(done.images + count, done.bad + len(faults))
+            if sum(map(len, waiting)) >= PART:
+                yield pa.concat_tables(waiting), done
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting), done
+
+
+def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
+    """The latents of a batch without those of bad images."""
+    good = batch["fault"] == ""
+    vectors = [
+        pa.FixedSizeListArray.from_arrays(pa.array(batch[name][good].reshape(-1)), schema.field(name).type.list_size)
+        for name in ("mean", "std")
+    ]
+    return pa.table([*vectors, pa.array(batch["label"][good])], schema=schema)
+
+
+def log_of(config: Config) -> Path:
+    """The file for what Ray has to say."""
+    out = Path(lasting(str(config.out)))
+    return out.with_name(f"{out.name}.log")
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__)
+    errors.run(main, Config, __doc__, log_of)

@@ -7,23 +7,34 @@
 Listens on localhost unless --host says otherwise. MARVAL_API_KEY in the environment, or --key-file, asks clients for a key.
 """
 
-import signal
 import socket
+import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from marval_ray.environment import before_ray
+from marval_ray.descendants import end_them_at_exit, lost
+from marval_ray.environment import before_ray, before_serve
+from marval_ray.signals import leave, on_signal
 
+on_signal(leave)  # already while all else is imported
+end_them_at_exit()
 before_ray()
+before_serve()
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
-from actors.endpoint import EndpointConfig, application, demands, user_config, version_of
+from actors.endpoint import application, demands
+from actors.endpoint_config import EndpointConfig
 from actors.resources import check_resources, node_resources
+from actors.sampler import Served, check_draws
 from marval_ray import cli
-from marval_ray.source import student_of, students
+from marval_ray.models.vae import load_vae
+from marval_ray.source import modified, student_of, students, vae_beside
 from marval_ray.weights import load_model
 
 
@@ -39,35 +50,26 @@ class Config(EndpointConfig):
 
 
 def main(config: Config) -> None:
-    stop = stop_event()
     check_port(config.host, config.port)
     if config.follow is not None:
-        wait_for_student(config.follow, config.poll, stop)
+        wait_for_student(config.follow, config.poll)
         config = replace(config, checkpoint=config.follow)
-    if stop.is_set():
-        return
     first = student_of(config.checkpoint)
-    load_model(first)  # a bad file is an error here, not in a replica's log
-    app = application(config)
+    check(first, config)
+    app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
     ray.init()
+    on_signal(leave)  # Ray has put its own there
     check_resources(demands(config), node_resources())
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
     serve.run(app, name="marval", logging_config={"enable_access_log": False})
-    stop = stop_event()  # Ray has its own handlers, and until here nobody would look
-    print(f"serving {first}\nhttp://{config.host}:{config.port}/  page; /docs  API; stop with Ctrl-C", flush=True)
-    seen = stamp(first)
-    while not stop.wait(config.poll):
-        if config.follow is not None:
-            seen = move_on(config.follow, seen)
-    serve.delete("marval")
-
-
-def stop_event() -> threading.Event:
-    """Set by Ctrl-C and SIGTERM from now on."""
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    return stop
+    on_signal(lambda *_: stop.set())
+    print(f"serving {first}\nhttp://{config.host}:{config.port}/  page; /docs  API; stop with Ctrl-C", flush=True)
+    watch(config, stop)
+    on_signal(leave)
+    print("ending once all that is under way is finished; Ctrl-C again ends at once", flush=True)
+    finish(config.deadline)
+    print("ended", flush=True)
 
 
 def check_port(host: str, port: int) -> None:
@@ -80,35 +82,54 @@ def check_port(host: str, port: int) -> None:
             raise ValueError(f"cannot listen on {host}:{port} ({error}): choose another --port") from error
 
 
-def wait_for_student(run: Path, poll: float, stop: threading.Event) -> None:
-    """Return once `run` has a student, or `stop` is set. Raises ValueError when `run` is no folder."""
+def wait_for_student(run: Path, poll: float) -> None:
+    """Return once `run` has a student. Raises ValueError when `run` is no folder."""
     if not run.is_dir():
         raise ValueError(f"--follow {run} is not a folder: name a run of jobs/distill.py")
     while not students(run):
         print(f"{run} has no student yet: waiting for the end of its GSIM stage", flush=True)
-        if stop.wait(poll):
-            return
+        time.sleep(poll)
 
 
-def stamp(path: Path) -> tuple[Path, int]:
-    """Tells a file from the one that had its name before."""
-    return path, path.stat().st_mtime_ns
+def check(student: Path, config: Config) -> None:
+    """Raise ValueError when the student cannot be served: here, and not in a replica's log."""
+    check_draws(Served(load_model(student).eval(), load_vae(config.vae or vae_beside(student)), "first"), student)
 
 
-def move_on(run: Path, seen: tuple[Path, int]) -> tuple[Path, int]:
-    """Serve the newest student of `run` unless it has been `seen`; one that does not fit is left out."""
-    newest = students(run)[0]
-    if stamp(newest) == seen:
-        return seen
+def watch(config: Config, stop: threading.Event) -> None:
+    """Return when `stop` is set; until then move on to each new student of the run that is followed."""
+    seen = modified(config.follow) if config.follow else {}
+    while not stop.wait(config.poll):
+        if lost("gcs_server") or lost("raylet"):
+            raise ValueError("a part of Ray without which nothing works was lost: start the server again")
+        if config.follow and (now := modified(config.follow)) != seen and move_on(config.follow):
+            seen = now
+
+
+def move_on(run: Path) -> bool:
+    """Let every replica look at the newest student of `run`; what it cannot serve it refuses. False when they could not be asked."""
     try:
-        load_model(newest)
-    except ValueError as error:
-        print(f"stays with the student that it has: {error}", flush=True)
-        return stamp(newest)
-    # Not another serve.run: that would replace all replicas.
-    serve.get_deployment_handle("Sampler", "marval").broadcast("reconfigure", user_config(newest)).results(timeout_s=600)
-    print(f"serving {newest}, version {version_of(newest)}", flush=True)
-    return stamp(newest)
+        # Not another serve.run: that would replace all replicas.
+        handle = serve.get_deployment_handle("Sampler", "marval")
+        refusals = set(handle.broadcast("reconfigure", {"checkpoint": str(run)}).results(timeout_s=600))
+    except (RayError, RayServeException, TimeoutError) as error:
+        print(f"the replicas do not answer, and are asked again: {type(error).__name__}", file=sys.stderr, flush=True)
+        return False
+    for reason in refusals - {None}:
+        print(f"stays with the student that it has: {reason}", file=sys.stderr, flush=True)
+    if None in refusals:
+        print(f"serving the newest student of {run}", flush=True)
+    return True
+
+
+def finish(deadline: float) -> None:
+    """Take no more requests, and return when those under way are finished."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        try:
+            return serve.delete("marval")
+        except TimeoutError:  # Serve waits a minute at most
+            continue
 
 
 if __name__ == "__main__":

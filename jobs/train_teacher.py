@@ -65,7 +65,7 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
     context = mask_tokens(patchify(latents, model.config.patch_size), labels, generator).to(device)
     target = gather_tokens(context.tokens, context.hidden)
-    loss = context_loss(model, context, target, config.repeats, cosine_diffusion().to(device), generator)
+    loss = context_loss(model, context, target, config.repeats, cosine_diffusion(device=device), generator)
     loss.value.backward()
     return loss.metrics
 
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     check_latents(config.latents, c)
     dataset = LatentDataset(config.latents, (c.latent_channels, c.latent_size, c.latent_size))
     model = (load_model(config.init, c) if config.init else MAR(c)).to(device)
-    ema = EMA(dict(model.named_parameters()), config.ema)
+    ema = EMA(dict(model.named_parameters()), config.ema, EMA.warm_start_of(config.steps, config.ema))
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     state_path, start = config.out / "state.pt", 0
     if config.resume:

@@ -59,14 +59,14 @@ def advance(drawings: list[Drawing]) -> None:
     """One AR loop of each; all have the same model, none is finished."""
     model = drawings[0].model
     device, dtype = model.mask_token.device, model.mask_token.dtype
-    before = torch.tensor([drawing.revealed[drawing.done] for drawing in drawings], device=device)[:, None]
-    after = torch.tensor([drawing.revealed[drawing.done + 1] for drawing in drawings], device=device)[:, None]
+    counts = [drawing.revealed[drawing.done : drawing.done + 2] for drawing in drawings]
+    before, after = torch.tensor(counts, device=device)[:, :, None].unbind(1)
     labels = torch.tensor([drawing.wish.label for drawing in drawings], device=device)
     tokens, noise, rank = (torch.stack([getattr(d, name) for d in drawings]) for name in ("tokens", "noise", "rank"))
     known = rank < before
     predicted = ~known & (rank < after)
     # Ascending positions; images that predict fewer than others get some more, which nobody reads.
-    wanted = predicted.byte().argsort(dim=1, descending=True, stable=True)[:, : (after - before).max()]
+    wanted = predicted.byte().argsort(dim=1, descending=True, stable=True)[:, : max(last - first for first, last in counts)]
     z = model.ragged(tokens.to(dtype), labels, known, wanted)[predicted.gather(1, wanted)]
     one_step = OneStep(model.config.student_timestep)
     tokens[predicted] = one_step(model.head, z, noise[predicted], noise[:0], 1.0)

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from marval_ray.decoding import decode
 from marval_ray.files import atomic_path
 
 
@@ -46,9 +47,11 @@ def encode_png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 
 def decode_image(content: bytes) -> UInt8[np.ndarray, "H W C"]:
-    """Pixels of an encoded image (PNG, JPEG, ...): one channel for grey images, three otherwise."""
-    image = Image.open(io.BytesIO(content))
-    pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    """Pixels of an encoded image (PNG, JPEG, ...) as it is seen: one channel for grey images, three otherwise.
+
+    Raises ValueError when it cannot be decoded.
+    """
+    pixels = np.asarray(decode(io.BytesIO(content)))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 

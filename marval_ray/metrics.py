@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ class Statistics:
         distance = torch.tensor(self.within_class_distance, dtype=torch.float64)
         moments = {"mean": self.mean, "covariance": self.covariance, "within_class_distance": distance}
         with atomic_path(path) as temporary:
-            save_file(moments | {"features": self.features.half()}, temporary)
+            save_file(moments | {"features": self.features}, temporary)
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,14 @@ def recall(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"], neighbours
     """Share of real features no farther from some sample than that sample's third nearest neighbour among the samples
     (Kynkaanniemi et al., arXiv 1904.06991).
 
-    NaN when there are not enough samples to have such a neighbour.
+    NaN when there are not enough samples to have such a neighbour. Distances are summed from differences: those from
+    matrix products lose all digits where features have a large mean.
     """
     if len(samples) <= neighbours:
         return float("nan")
-    radii = torch.cdist(samples, samples).kthvalue(neighbours + 1).values  # the first is the sample itself
-    return (torch.cdist(real, samples) <= radii).any(-1).double().mean().item()
+    distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+    radii = distances(samples, samples).kthvalue(neighbours + 1).values  # the first is the sample itself
+    return (distances(real, samples) <= radii).any(-1).double().mean().item()
 
 
 def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from marval_ray.assets_index import portable
 from marval_ray.files import write_json
-from marval_ray.storage import Storage
+from marval_ray.storage import ERRORS, Storage
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
     f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")
@@ -15,7 +15,7 @@ FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
 OWN = (
     "train", "train-rl", "tensorboard", "metrics.jsonl", "metrics-rl.jsonl", "config.json", "student-gsim.safetensors",
-    "student.safetensors", "summary.json", "report.html",
+    "student.safetensors", "summary.json", "report.html", ERRORS,
 )  # fmt: skip
 
 

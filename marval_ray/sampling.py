@@ -92,7 +92,7 @@ class OneStep:
         self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
     ) -> Tensor:
         t = torch.full((1,), self.timestep, device=z.device)
-        alpha, sigma = cosine_diffusion().to(z.device).alpha_sigma(t)
+        alpha, sigma = cosine_diffusion(device=z.device).alpha_sigma(t)
         eps, _ = head(initial.to(z.dtype), t, z)
         return (initial - sigma * eps.float()) / alpha
 
@@ -141,7 +141,7 @@ class Ancestral:
     def __call__(
         self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
     ) -> Tensor:
-        diffusion = cosine_diffusion(self.steps).to(z.device)
+        diffusion = cosine_diffusion(self.steps, z.device)
         condition = head.condition(z)
         x = initial
         for noise, index in zip(steps, reversed(range(self.steps))):

@@ -9,6 +9,7 @@ Tables are built in float64, looked up by timestep and cast to float32 where the
 
 import math
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -65,8 +66,17 @@ def _from_betas(betas: Tensor, timesteps: Tensor) -> Diffusion:
     )
 
 
-def cosine_diffusion(steps: int = TRAINING_STEPS) -> Diffusion:
-    """The 1000-step cosine schedule, respaced to `steps` ancestral steps (1 <= steps <= 1000)."""
+@cache
+def cosine_diffusion(steps: int = TRAINING_STEPS, device: torch.device | str = "cpu") -> Diffusion:
+    """The 1000-step cosine schedule, respaced to `steps` ancestral steps (1 <= steps <= 1000), with its tables on `device`.
+
+    Built once: samplers ask for it in every loop, and a GPU would wait for each table that is copied to it.
+    """
+    with torch.inference_mode(False):  # whoever asks first may draw only, others learn with the same tables
+        return _respaced(steps).to(device)
+
+
+def _respaced(steps: int) -> Diffusion:
     if not 1 <= steps <= TRAINING_STEPS:
         raise ValueError(f"diffusion steps must be in 1..{TRAINING_STEPS}, got {steps}")
     u = torch.arange(TRAINING_STEPS + 1, dtype=torch.float64) / TRAINING_STEPS

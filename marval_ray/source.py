@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -99,8 +100,26 @@ def preset_of(checkpoint: Path) -> str | None:
 
 def students(run: Path) -> list[Path]:
     """What `run` exported so far, the newest first."""
-    there = [run / name for name in STUDENTS if (run / name).exists()]
-    return sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    ages = modified(run)
+    return sorted(ages, key=ages.__getitem__, reverse=True)
+
+
+def modified(run: Path) -> dict[Path, int]:
+    """When each student of `run` was written, in ns. A run that starts anew takes its files away at any time."""
+    ages = {}
+    for path in (run / name for name in STUDENTS):
+        with suppress(FileNotFoundError):
+            ages[path] = path.stat().st_mtime_ns
+    return ages
+
+
+def newest_of(path: Path) -> Path:
+    """`path` itself, or of a run's folder the newest student. Raises ValueError when there is none."""
+    if not path.is_dir():
+        return path
+    if not (there := students(path)):
+        raise ValueError(f"{path} has no student now")
+    return there[0]
 
 
 def student_of(path: Path) -> Path:

@@ -12,6 +12,8 @@ CACHE = Path("~/.cache/marval_ray/runs")
 """Working copies of runs in buckets."""
 RECORDS = ("config.json", "metrics.jsonl", "metrics-rl.jsonl", "summary.json")
 """What a run needs to go on, or to be looked at, besides its checkpoints."""
+ERRORS = "error.log"
+"""Where the whole of an error goes whose sentence a run ends with."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Storage:
             return cls(None, Path(place))
         number = hashlib.sha256(place.encode()).hexdigest()[:16]
         storage = cls(place, CACHE.expanduser() / f"{number}-{purpose}")
-        storage._bucket()
+        storage.place()
         return storage
 
     def __str__(self) -> str:
@@ -46,7 +48,7 @@ class Storage:
         """Make the working copy's records those of the bucket. Raises OSError when the bucket does not answer."""
         if self.uri is None:
             return
-        bucket, root = self._bucket()
+        bucket, root = self.place()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name, info in zip(RECORDS, bucket.get_file_info([f"{root}/{name}" for name in RECORDS])):
@@ -58,13 +60,13 @@ class Storage:
         """Copy these files and folders of the working copy into the bucket; all but checkpoints without `names`."""
         if self.uri is None:
             return
-        bucket, root = self._bucket()
+        bucket, root = self.place()
         for name in names or [path.name for path in self.folder.iterdir() if not path.name.startswith((".", "last-"))]:
             fs.copy_files(str(self.folder / name), f"{root}/{name}", destination_filesystem=bucket)
 
     def remove(self, names: list[str]) -> None:
         """Delete these files and folders, as far as they are there."""
-        for system, root in [self._local()] + ([self._bucket()] if self.uri else []):
+        for system, root in [self._local()] + ([self.place()] if self.uri else []):
             for info in system.get_file_info([f"{root}/{name}" for name in names]):
                 if info.type == fs.FileType.Directory:
                     system.delete_dir(info.path)
@@ -73,15 +75,15 @@ class Storage:
 
     def listing(self, name: str = "") -> list[str]:
         """Names of what lies in a folder of the run, sorted."""
-        system, root = self._bucket()
+        system, root = self.place()
         found = system.get_file_info(fs.FileSelector(f"{root}/{name}".rstrip("/"), allow_not_found=True))
         return sorted(info.base_name for info in found)
 
     def _local(self) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(self.folder)
 
-    def _bucket(self) -> tuple[fs.FileSystem, str]:
-        """(file system, the run's path in it)."""
+    def place(self) -> tuple[fs.FileSystem, str]:
+        """(file system, the run's path in it). Raises ValueError when pyarrow does not know the URI."""
         if self.uri is None:
             return self._local()
         try:
@@ -89,3 +91,12 @@ class Storage:
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.uri} is no place for a run: {error}; give a folder, s3://BUCKET/... or gs://BUCKET/...") from error
         return system, root.rstrip("/")
+
+
+def lasting(out: str) -> str:
+    """Make a folder's or file's path absolute; a URI stays.
+
+    Ray deletes a submitted job's copy of the working directory, so there a relative path is put under home.
+    """
+    inside_copy = "runtime_resources" in Path.cwd().parts
+    return out if "://" in out else str((Path.home() if inside_copy else Path.cwd()) / out)

@@ -5,34 +5,36 @@ import base64
 import io
 import json
 import os
+import shutil
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fastapi.testclient import TestClient
+from api_client import CONFIG, MODEL, check_refused, client_of
 from PIL import Image
 from servers import PATH
 
-from actors.api import Backend, Card, Look, Rules, make_app
-from actors.api_errors import MAX_BODY, Busy
-from actors.endpoint import EndpointConfig, Sampler, build, card_of, read_key, user_config
+from actors.api import Backend, Look
+from actors.api_errors import Busy
+from actors.drawer import Sampler
+from actors.endpoint import application, build, card_of, user_config
+from actors.endpoint_config import EndpointConfig, read_key
 from marval_ray.class_names import find_class
 from marval_ray.continuous import Wish
 from marval_ray.source import student_of, vae_beside
-from marval_ray.weights import read_config, read_state, save_model
+from marval_ray.weights import read_state, save_model, save_weights
 
-CONFIG = EndpointConfig()
-MODEL = read_config(CONFIG.checkpoint.parent)
-CARD = card_of(CONFIG, MODEL)
+
+def sampler_of(config: EndpointConfig) -> Sampler:
+    return Sampler(config, MODEL, vae_beside(config.checkpoint))
 
 
 @pytest.fixture(scope="module")
 def sampler():
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 64, 256, 1, "float32")
+    sampler = sampler_of(CONFIG)
     asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
     yield sampler
     sampler.thread.close()
@@ -42,15 +44,9 @@ def backend(sampler) -> Backend:
     return Backend(sampler.draw, sampler.watch, sampler.state)
 
 
-@contextmanager
-def client_of(sampler, card: Card = CARD, **rules):
-    with TestClient(make_app(card, backend(sampler), Rules(**rules))) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def client(sampler):
-    with client_of(sampler) as client:
+    with client_of(backend(sampler)) as client:
         yield client
 
 
@@ -137,93 +133,8 @@ def test_a_stream_shows_images_on_their_way(client):
         assert distances == sorted(distances, reverse=True) and distances[0] > 10
 
 
-WRONG = [
-    ({}, 400, "give prompt or class"),
-    ({"prompt": "a cat"}, 400, "prompt 'a cat' names no class"),
-    ({"prompt": ""}, 422, "prompt: string should have at least 1 character"),
-    ({"prompt": "x" * 1001}, 422, "prompt: string should have at most 1000 characters"),
-    ({"prompt": "\ud800"}, 422, "prompt: input should be a valid string"),
-    ({"class": 10}, 400, "class 10 is not one of 0 to 9"),
-    ({"class": -1}, 400, "class -1 is not one of 0 to 9"),
-    ({"class": "cat"}, 400, "class 'cat' is unknown"),
-    ({"class": "\ud800"}, 400, "class '\\ud800' is unknown"),
-    ({"class": True}, 422, "class: input should be a valid integer"),
-    ({"class": 1, "n": 0}, 422, "n: input should be greater than or equal to 1, got 0"),
-    ({"class": 1, "n": 17}, 422, "n: input should be less than or equal to 16, got 17"),
-    ({"class": 1, "n": "3"}, 422, "n: input should be a valid integer, got '3'"),
-    ({"class": 1, "seed": 2**32}, 422, "seed: input should be less than 4294967296"),
-    ({"class": 1, "seed": -1}, 422, "seed: input should be greater than or equal to 0"),
-    ({"class": 1, "steps": 0}, 422, "steps: input should be greater than or equal to 1"),
-    ({"class": 1, "steps": 65}, 422, "steps: 65 is more than the 64 tokens of an image"),
-    ({"class": 1, "temperature": 2.5}, 422, "temperature: input should be less than or equal to 2"),
-    ({"class": 1, "size": "512x512"}, 400, "size '512x512' cannot be had: leave it out, or ask for 28x28"),
-    ({"class": 1, "model": "other"}, 404, "model 'other' is not served here; 'marval' is"),
-    ({"class": 1, "response_format": "url"}, 422, "response_format: input should be 'b64_json', got 'url'"),
-    ({"class": 1, "partial_images": 65}, 422, "partial_images: input should be less than or equal to 64"),
-    ({"class": 1, "stream": "yes"}, 422, "stream: input should be a valid boolean"),
-    ({"class": 1, "style": "vivid"}, 422, "style: extra inputs are not permitted"),
-    ([], 422, "the body must be a JSON object"),
-    (None, 422, "the body must be a JSON object"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("body, status, sentence", WRONG)
-def test_wrong_requests_get_one_clear_sentence(client, body, status, sentence):
-    check_refused(client.post(PATH, content=json.dumps(body), headers={"content-type": "application/json"}), status, sentence)
-
-
-@pytest.mark.parametrize("raw, status, sentence", [
-    (b"{", 400, "the body is not JSON"),
-    (b"\xff\xfe", 400, "the body is not JSON"),
-    (b"", 422, "the body must be a JSON object"),
-    (b'{"class":1,"temperature":NaN}', 422, "temperature: input should be a finite number"),
-    (b"[" * 20_000, 400, "error parsing the body"),
-    (b"x" * (MAX_BODY + 1), 413, "longer than 65536 bytes"),
-])  # fmt: skip
-def test_what_is_no_json_or_too_long_is_turned_away(client, raw, status, sentence):
-    check_refused(client.post(PATH, content=raw, headers={"content-type": "application/json"}), status, sentence)
-
-
-def test_a_long_body_of_unknown_length_is_turned_away(client):
-    parts = (b" " * 1024 for _ in range(1024))
-    check_refused(client.post(PATH, content=parts, headers={"content-type": "application/json"}), 413, "longer than")
-
-
-def check_refused(answer, status: int, sentence: str) -> None:
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert sentence in error["message"] and "\n" not in error["message"]
-
-
-def test_a_png_holds_one_image(client):
-    answer = client.post(PATH, json={"class": 1, "n": 2}, headers={"accept": "image/png"})
-    check_refused(answer, 406, "n is 2")
-
-
-def test_unknown_paths_and_methods(client):
-    check_refused(client.get("/v1/nothing"), 404, "/v1/nothing: Not Found")
-    check_refused(client.get(PATH), 405, "Method Not Allowed")
-
-
-def test_a_key_is_asked_for_when_there_is_one(sampler):
-    with client_of(sampler, key="secret") as client:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret"}, {"authorization": b"Bearer \xe9"}):
-            check_refused(client.post(PATH, json={"class": 1}, headers=headers), 401, "API key")
-        check_refused(client.get("/v1/models"), 401, "API key")
-        right = {"authorization": "Bearer secret"}
-        assert client.post(PATH, json={"class": 1, "steps": 1}, headers=right).status_code == 200
-        assert client.get("/healthz").status_code == client.get("/").status_code == 200
-
-
-def test_no_cors_unless_asked_for(sampler, client):
-    request = {"headers": {"origin": "https://example.org"}}
-    assert "access-control-allow-origin" not in client.get("/healthz", **request).headers
-    with client_of(sampler, origins=("https://example.org",)) as open_client:
-        assert open_client.get("/healthz", **request).headers["access-control-allow-origin"] == "https://example.org"
-
-
 def test_a_request_beyond_its_deadline_ends(sampler):
-    with client_of(sampler, deadline=0.05) as client:
+    with client_of(backend(sampler), deadline=0.05) as client:
         check_refused(client.post(PATH, json={"class": 1, "n": 16, "steps": 64}), 504, "not done within 0.05 seconds")
         body = {"class": 1, "n": 16, "steps": 64, "stream": True}
         check_refused(client.post(PATH, json=body), 504, "not done within 0.05 seconds")
@@ -235,7 +146,7 @@ def test_a_stream_beyond_its_deadline_ends_with_an_error():
         yield Look(b"", 1)
         await asyncio.sleep(60)
 
-    with TestClient(make_app(CARD, Backend(stuck, stuck, stuck), Rules(deadline=0.5))) as client:
+    with client_of(Backend(stuck, stuck, stuck), deadline=0.5) as client:
         first, last = events(client.post(PATH, json={"class": 1, "stream": True}).text)
     assert first["loops"] == 1
     assert last["error"]["code"] == "504"
@@ -257,7 +168,7 @@ def test_busy_servers_say_when_to_come_back(sampler):
         raise Busy
         yield
 
-    with TestClient(make_app(CARD, Backend(nobody, nothing, nobody), Rules())) as client:
+    with client_of(Backend(nobody, nothing, nobody)) as client:
         for body in ({"class": 1}, {"class": 1, "n": 3}, {"class": 1, "stream": True}):
             answer = client.post(PATH, json=body)
             check_refused(answer, 503, "too many requests are waiting")
@@ -289,7 +200,8 @@ def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
 def test_a_new_student_takes_over_between_images(sampler, tmp_path):
     """Images that are under way end with the student that they began with."""
     state = {name: value * 1.05 for name, value in read_state(CONFIG.checkpoint).items()}
-    save_model(tmp_path, "student", state, MODEL, next(iter(state.values())).dtype)
+    shutil.copy(CONFIG.checkpoint.parent / "config.json", tmp_path)
+    save_weights(tmp_path / "student.safetensors", state, next(iter(state.values())).dtype)
 
     async def swap():
         before = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
@@ -310,7 +222,7 @@ def test_a_new_student_takes_over_between_images(sampler, tmp_path):
 
 
 def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
     tickets = [sampler.thread.submit(Wish(0, seed)) for seed in range(4)]
     sampler.thread.close()
@@ -327,7 +239,7 @@ def test_beyond_the_queue_nothing_is_drawn():
         drawn = await asyncio.gather(*(sampler.draw(Wish(1, seed, loops=64)) for seed in range(10)))
         return drawn, [item async for item in sampler.watch(Wish(1, 1, loops=4), 1)]
 
-    sampler = Sampler(MODEL, vae_beside(CONFIG.checkpoint), 2, 4, 1, "float32")
+    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     drawn, watched = asyncio.run(crowd(sampler))
     sampler.thread.close()
     assert [png is None for png in drawn] == [False] * 6 + [True] * 4
@@ -364,13 +276,33 @@ def test_arguments_of_a_config_file_are_checked(tmp_path):
 def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("MARVAL_API_KEY", raising=False)
     assert read_key(None) is None
-    monkeypatch.setenv("MARVAL_API_KEY", "from environment")
-    assert read_key(None) == "from environment"
-    (tmp_path / "key").write_text("from file\n")
-    assert read_key(tmp_path / "key") == "from file"
-    (tmp_path / "key").write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
-        read_key(tmp_path / "key")
+    monkeypatch.setenv("MARVAL_API_KEY", "from-environment")
+    assert read_key(None) == "from-environment"
+    for content in (b"from-file", b"from-file\n", b"from-file\r\n", b"\xef\xbb\xbffrom-file\n"):
+        (tmp_path / "key").write_bytes(content)
+        assert read_key(tmp_path / "key") == "from-file"
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (b"", "is empty"), (b"\n", "is empty"), (b" \t\n", "is empty"), (b"one\ntwo\n", "must be one line of ASCII"),
+    ("schlüssel".encode(), "must be one line of ASCII"), (b"two words", "must be one line of ASCII"),
+    (b"nul\0", "must be one line of ASCII"),
+    (b"\xff\xfek\0", "cannot be read as a line of text"),
+])  # fmt: skip
+def test_keys_that_no_header_can_carry_are_refused(tmp_path, monkeypatch, content, sentence):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        application(EndpointConfig(key_file=tmp_path / "key"))
+    if b"\0" not in content:
+        monkeypatch.setenv("MARVAL_API_KEY", content.decode())
+        with pytest.raises(ValueError, match=f"MARVAL_API_KEY {sentence}"):
+            application(EndpointConfig())
+
+
+def test_key_files_that_are_none_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"--key-file {path} cannot be read"):
+            application(EndpointConfig(key_file=path))
 
 
 def test_names_of_classes_from_a_file(tmp_path):

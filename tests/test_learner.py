@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
+from actors.engine import deepspeed, engine_config, whole_parameters
 from actors.gsim import GSIMLearner, GSIMRun
 from actors.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
@@ -83,6 +84,35 @@ def test_updates_that_are_not_finite_are_skipped_and_end_the_run(run, tmp_path):
     assert learner.skipped == 1 and same(before, weights(learner))
     with pytest.raises(NonFiniteError, match=r"2 updates in a row .* update 1\); lower learner.lr"):
         learner.step(1)
+
+
+class Decayed(torch.nn.Module):
+    """A layer in bf16 under autocast, and the square of its weights in float32: their gradient is no bf16 number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        y = self.layer(x)
+        assert y.dtype == torch.bfloat16
+        return y.float().mean() + self.layer.weight.square().sum()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_and_weights_stay_float32_under_autocast(stage):
+    """As on a GPU, where ZeRO would send those of Linear layers in bf16."""
+    torch.manual_seed(0)
+    module = Decayed()
+    weight = module.layer.weight.detach().clone()
+    x = torch.ones(1, 3)
+    config = engine_config(LearnerConfig(batch=1, grad_clip=0, zero_stage=stage), 1e-3, autocast=True)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
+    engine.backward(engine(x))
+    gradient = deepspeed.utils.safe_get_full_grad(module.layer.weight)
+    torch.testing.assert_close(gradient, 0.5 + 2 * weight, rtol=1e-6, atol=0)
+    with whole_parameters(engine, module) as parameters:
+        assert torch.equal(parameters["layer.weight"], weight)
 
 
 def test_learning_rate_follows_the_config(run):

@@ -56,6 +56,24 @@ def test_recall_counts_real_images_among_the_samples():
     assert math.isnan(recall(real, samples[:3]))
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])
+def test_a_common_mean_of_all_features_changes_no_score(mean, tmp_path):
+    """Against distances in float64, taken one real feature at a time; also from a saved reference."""
+    generator = torch.Generator().manual_seed(0)
+    real, samples = mean + torch.randn(80, 12, generator=generator), mean + 0.9 * torch.randn(300, 12, generator=generator)
+    far = torch.stack([(samples.double() - one).square().sum(1).sqrt().sort().values[3] for one in samples.double()])
+    inside = [bool(((samples.double() - one).square().sum(1).sqrt() <= far).any()) for one in real.double()]
+    assert 0.3 < recall(real, samples) < 0.9 and recall(real, samples) == pytest.approx(sum(inside) / len(inside))
+    labels = torch.zeros(80, dtype=torch.long)
+    Statistics.of(real, labels).save(tmp_path / "reference.safetensors")
+    saved, centred = Statistics.load(tmp_path / "reference.safetensors"), Statistics.of(real - mean, labels)
+    assert recall(saved.features, samples) == recall(real, samples)
+    assert saved.within_class_distance == pytest.approx(centred.within_class_distance, rel=1e-4)
+    assert frechet_distance(saved, Statistics.of(samples, labels.repeat(4)[:300])) == pytest.approx(
+        frechet_distance(centred, Statistics.of(samples - mean, labels.repeat(4)[:300])), rel=1e-3
+    )
+
+
 def test_real_images_score_well_and_damage_shows():
     evaluator = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE)
     pixels, labels = read_images(assets_index.IMAGES)

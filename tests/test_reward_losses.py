@@ -1,5 +1,7 @@
 """Reinforcement learning's gradients against plain autograd and closed forms, and the guard."""
 
+import copy
+
 import pytest
 import torch
 from small import MODEL, write_teacher
@@ -7,7 +9,7 @@ from small import MODEL, write_teacher
 from marval_ray import assets_index
 from marval_ray.config import GuardConfig
 from marval_ray.guard import Guard
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, pathwise, saturation
+from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
 from marval_ray.metrics import Scores
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
@@ -130,6 +132,16 @@ def test_saturation_is_the_slope_of_the_saturating_reward():
     assert torch.allclose(saturation(score, 1.0, 0.5), slope)
 
 
+@pytest.mark.parametrize("offset", [0.0, 20.0, 1e4, -1e5])
+def test_the_spread_of_scores_does_not_depend_on_their_size(offset):
+    score = offset + torch.randn(64, generator=torch.Generator().manual_seed(0))
+    mean, std = mean_and_std(score, lambda sums: None)
+    assert mean == pytest.approx(score.double().mean().item())
+    assert std == pytest.approx(score.double().std(correction=0).item(), rel=1e-5)
+    assert mean_and_std(score, lambda sums: sums.mul_(2)) == pytest.approx((mean, std))  # another rank has the same scores
+    assert mean_and_std(score[:0], lambda sums: None) is None
+
+
 def test_drift_is_the_divergence_of_unit_gaussians():
     a, b = torch.randn(2, 5, 3, dtype=torch.double)
     normal = torch.distributions.Normal
@@ -172,11 +184,32 @@ def test_the_importance_ratio_is_that_of_the_densities(student):
         action = gather_tokens(rollout.tokens, replayed.loop.predicted).flatten(0, 1)
         explored = gather_tokens(draws.steps[0], replayed.loop.predicted).flatten(0, 1)
         assert torch.allclose(action, replayed.prediction + std * explored, atol=1e-5)
-        assert log_ratio(action, replayed.prediction, explored, std).abs().max() < 1e-3
+        old_mean = action - std * explored
+        assert log_ratio(action, replayed.prediction, old_mean, std).abs().max() < 1e-3
         moved = replayed.prediction + 0.1
         normal = torch.distributions.Normal
         expected = (normal(moved, std).log_prob(action) - normal(replayed.prediction, std).log_prob(action)).sum(-1)
-        assert torch.allclose(log_ratio(action, moved, explored, std), expected, atol=1e-3)
+        assert torch.allclose(log_ratio(action, moved, old_mean, std), expected, atol=1e-3)
+
+
+def test_the_ratio_is_one_for_a_replay_that_rounds_otherwise_than_its_rollout(student):
+    """Rollouts of a GPU are drawn with bfloat16 weights. With the recorded noise, rounding looks like a change of the policy."""
+    draws, std = draws_of(noise_steps=1), 0.03
+    rounded = Student(copy.deepcopy(student.mar).bfloat16())
+    rollout = rollout_of(rounded, Exploring(MODEL.student_timestep, std), draws)
+    (replayed,) = replay_apart(student, rollout, draws, LOOPS, last=1)
+    places, mean = replayed.loop.predicted, replayed.prediction
+    action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
+    recorded = log_ratio(action, mean, action - std * explored, std)
+    own = log_ratio(action, mean, mean.detach(), std)
+    assert recorded.exp().std() > 0.01 and torch.equal(own.exp(), torch.ones(len(own)))
+
+    advantages = torch.randn(len(own), generator=torch.Generator().manual_seed(1))
+    loss = clipped_policy(own, advantages, clip=0.2)
+    density = torch.distributions.Normal(mean, std).log_prob(action).sum(-1)
+    got, expected = (torch.autograd.grad(x, mean, retain_graph=True)[0] for x in (loss.value, -(advantages * density).mean()))
+    torch.testing.assert_close(got, expected)
+    assert loss.metrics["ratio"] == 1 and loss.metrics["clipped"] == 0
 
 
 def test_clipping_stops_the_gradient_where_the_ratio_has_gone_far_enough():
@@ -218,7 +251,7 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
         for replayed in replay_apart(student, rollout, draws, LOOPS, last=LOOPS):
             p = replayed.loop.predicted
             action, explored = (gather_tokens(x, p).flatten(0, 1) for x in (tokens, draws.steps[0]))
-            logs = log_ratio(action, replayed.prediction, explored, std)
+            logs = log_ratio(action, replayed.prediction, action - std * explored, std)
             clipped_policy(logs, advantages.repeat_interleave(p.shape[1]), 0.2).value.backward()
         optimizer.step()
         optimizer.zero_grad()

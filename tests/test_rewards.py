@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -16,7 +17,7 @@ from marval_ray.rewards import image_reward, load_reward
 from marval_ray.rewards.clip import CLIPReward
 from marval_ray.rewards.hps import HPSReward
 from marval_ray.rewards.image_reward import ImageReward
-from marval_ray.rewards.preprocess import ImageTransform
+from marval_ray.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, ImageTransform, PaddedTransform
 
 PROMPTS = ["a red coat", "two bags"]
 SIDE = 32
@@ -70,12 +71,39 @@ def test_transform_is_that_of_the_processor_on_pil_images(height, width):
     assert ((got - expected) * std).abs().max() < 1e-2
 
 
-def test_gradients_pass_the_transform():
-    images = (random_images(1, 64, 64) * 0.5).requires_grad_()
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 64), (101, 70), (20, 13), (32, 7)])
+def test_hps_sees_the_whole_image_in_a_black_square(height, width):
+    """As HPSv2 composes it for one image: tensor, longer side, black on both sides, normalised."""
+    images = random_images(3, height, width)
+    rows, columns = (round(side * (SIDE / max(height, width))) for side in (height, width))
+    above, left = (SIDE - rows) // 2, (SIDE - columns) // 2
+    steps = transforms.Compose([
+        transforms.Resize((rows, columns), transforms.InterpolationMode.BICUBIC, antialias=True),
+        transforms.Pad([left, above, SIDE - columns - left, SIDE - rows - above], fill=0),
+        transforms.Normalize(OPENAI_MEAN, OPENAI_STD),
+    ])  # fmt: skip
+    got = PaddedTransform(SIDE)(images)
+    torch.testing.assert_close(got, torch.stack([steps((image + 1) / 2) for image in images]))
+    black = -torch.tensor(OPENAI_MEAN) / torch.tensor(OPENAI_STD)
+    outside = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    outside[above : above + rows, left : left + columns] = False
+    assert got.shape == (2, 3, SIDE, SIDE) and max(rows, columns) == SIDE
+    torch.testing.assert_close(got[:, :, outside], black[:, None].expand(2, 3, int(outside.sum())))
+
+
+def test_both_transforms_of_a_smooth_square_are_the_same():
+    ramp = torch.linspace(-0.9, 0.9, 64)
+    images = torch.stack([ramp[:, None] * ramp, ramp[:, None].expand(64, 64), ramp.expand(64, 64)])[None]
+    torch.testing.assert_close(PaddedTransform(SIDE)(images), ImageTransform(SIDE, SIDE)(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", [ImageTransform(SIDE, SIDE), PaddedTransform(SIDE)])
+def test_gradients_pass_the_transform(transform):
+    images = (random_images(1, 64, 48) * 0.5).requires_grad_()
     weights = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    (gradient,) = torch.autograd.grad((ImageTransform(SIDE, SIDE)(images) * weights).sum(), images)
+    (gradient,) = torch.autograd.grad((transform(images) * weights).sum(), images)
     nudge = torch.randn(images.shape, generator=torch.Generator().manual_seed(2)) * 1e-2
-    change = ((ImageTransform(SIDE, SIDE)(images + nudge) - ImageTransform(SIDE, SIDE)(images)) * weights).sum()
+    change = ((transform(images + nudge) - transform(images)) * weights).sum()
     assert torch.isclose(change, (gradient * nudge).sum(), rtol=1e-3)
 
 
@@ -131,8 +159,8 @@ def test_hps_reads_the_published_form(small_open_clip, tmp_path):
     model = open_clip.create_model(small_open_clip, load_weights=False).eval()
     torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "hps.pt")
     reward = HPSReward.load(tmp_path / "hps.pt", small_open_clip)
-    images = random_images().requires_grad_()
-    preprocess = ImageTransform(SIDE, SIDE)(images)
+    images = random_images(3, 40, 50).requires_grad_()
+    preprocess = PaddedTransform(SIDE)(images)
     with torch.no_grad():
         seen, read, _ = model(preprocess, open_clip.get_tokenizer(small_open_clip)(PROMPTS))
     got = reward(images, PROMPTS)

@@ -7,6 +7,7 @@ from torch import nn
 from marval_ray.config import ModelConfig
 from marval_ray.losses.mar import context_loss
 from marval_ray.masking import mask_tokens
+from marval_ray.models.head import DenoisingHead
 from marval_ray.models.mar import MAR, patchify, unpatchify
 from marval_ray.sampling import Ancestral, Draws, OneStep, plan_loops, run_loop, sample_loops, sample_tokens
 from marval_ray.schedule import cosine_diffusion
@@ -181,6 +182,17 @@ def test_the_student_takes_one_step_from_timestep_400():
     torch.testing.assert_close(x_0, 1.244 * noise - 0.740 * eps, rtol=0, atol=5e-3)
     alpha, sigma = cosine_diffusion().alpha_sigma(torch.tensor([400]))
     torch.testing.assert_close(alpha * x_0 + sigma * eps, noise)
+
+
+@pytest.mark.parametrize("sampler", [OneStep(400), Ancestral(steps=4)])
+def test_loops_look_tables_up_and_build_none(sampler):
+    """On a GPU each table that a loop builds and copies would stop the loop."""
+    head, rows = DenoisingHead(channels=1, condition_width=1, width=8, depth=1), torch.zeros(2, 1)
+    sampler(head, rows, rows, rows.expand(4, -1, -1), revealed=0.5)
+    before = cosine_diffusion.cache_info()
+    sampler(head, rows, rows, rows.expand(4, -1, -1), revealed=0.5)
+    after = cosine_diffusion.cache_info()
+    assert after.misses == before.misses and after.hits == before.hits + 1
 
 
 def test_training_loss_falls_where_the_head_learns():

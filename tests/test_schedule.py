@@ -98,6 +98,16 @@ def test_respaced_tables_keep_alpha_of_the_kept_timesteps(steps):
     torch.testing.assert_close(respaced.alphas_cumprod, expected, rtol=1e-10, atol=1e-15)
 
 
+def test_tables_are_built_once_and_serve_learning_after_drawing():
+    with torch.inference_mode():
+        drawn_with = cosine_diffusion(17)
+    assert cosine_diffusion(17) is drawn_with
+    alpha, sigma = drawn_with.alpha_sigma(torch.tensor([3, 5]))
+    noise = torch.ones(2, 1, requires_grad=True)
+    (slope,) = torch.autograd.grad((noise * sigma / alpha).sum(), noise)
+    assert torch.equal(slope, sigma / alpha) and not drawn_with.betas.is_inference()
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_an_impossible_number_of_steps_is_refused(steps):
     with pytest.raises(ValueError, match=f"1..1000, got {steps}"):

@@ -142,6 +142,15 @@ def page(running, browser):
     assert not complaints
 
 
+def test_the_documentation_is_whole(running, page):
+    page.goto(f"{running.address}/docs")
+    expect(page.get_by_text("/v1/images/generations")).to_be_visible()
+    page.get_by_text("/healthz").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.get_by_text('"model_version"').first).to_be_visible()
+
+
 def draw(page: Page) -> None:
     page.get_by_role("button", name="Draw").click()
     expect(page.get_by_role("status")).to_contain_text("images in", timeout=30_000)
@@ -274,10 +283,11 @@ def version(running: Server) -> str | None:
 
 
 @pytest.mark.slow
-def test_a_killed_replica_leaves_no_request_hanging(tmp_path):
+@pytest.mark.parametrize("role", ["Sampler", "Api"])
+def test_a_killed_replica_leaves_no_request_hanging(tmp_path, role):
     with server(tmp_path / "log") as running, Load(running, 8) as load:
         wait_until(lambda: len(load.answers) > 50)
-        (replica,) = running.processes("ServeReplica:marval:Sampler")
+        (replica,) = running.processes(f"ServeReplica:marval:{role}")
         replica.kill()
         wait_until(lambda: any(status != 200 for status, _ in load.answers))
         so_far = len(load.answers)

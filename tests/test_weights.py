@@ -14,7 +14,7 @@ from marval_ray.checkpoints import read_state
 from marval_ray.config import ModelConfig
 from marval_ray.models.mar import MAR
 from marval_ray.models.vae import KL16, TINY, KLConfig, ldm_name, load_ldm_state, load_vae
-from marval_ray.presets import MODELS
+from marval_ray.presets import MODELS, PRESETS
 from marval_ray.weights import EMA, load_model, load_strictly, read_config, save_model
 
 SMALL = ModelConfig(
@@ -181,12 +181,35 @@ def test_average_of_weights():
     torch.testing.assert_close(average.shadow["w"], torch.full((2,), 9 / 11))
     average.update({"w": torch.ones(2)})
     torch.testing.assert_close(average.shadow["w"], torch.full((2,), 1 - 2 / 11 * 0.2))
-    plain = EMA(live, decay=0.9, warm_start=False)
+    plain = EMA(live, decay=0.9, warm_start=0)
     plain.update({"w": torch.ones(2)})
     torch.testing.assert_close(plain.shadow["w"], torch.full((2,), 0.1))
     resumed = EMA(live, decay=0.2)
     resumed.load_state_dict(average.state_dict())
     assert resumed.updates == 2 and torch.equal(resumed.shadow["w"], average.shadow["w"])
+
+
+def test_the_first_updates_are_averaged_alike_where_a_run_is_long():
+    average = EMA({"w": torch.tensor([2.0])}, decay=0.99, warm_start=1)
+    for n in range(1, 50):
+        average.update({"w": torch.tensor([float(n)])})
+    assert average.shadow["w"].item() == pytest.approx((2 * 2 + sum(range(1, 50))) / 51)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
+def test_the_momentum_of_a_preset_takes_effect_in_its_run(preset):
+    learner = PRESETS[preset].learner
+    average = EMA({}, learner.ema, EMA.warm_start_of(learner.steps, learner.ema))
+    reached = round(1 / (1 - learner.ema)) - 2
+    assert reached < learner.steps / 7
+    assert average.decay_at(reached - 1) < learner.ema == average.decay_at(reached + 1)
+    assert EMA({}, learner.ema).decay_at(learner.steps) < learner.ema  # as a short run's warm start would not
+
+
+def test_short_runs_average_over_a_ninth_of_their_updates():
+    learner = PRESETS["tiny"].learner
+    average = EMA({}, learner.ema, EMA.warm_start_of(learner.steps, learner.ema))
+    assert [average.decay_at(n) for n in (1, 100, 250)] == [2 / 11, 101 / 110, 251 / 260]
 
 
 def ldm_state(autoencoder, levels: int) -> dict[str, torch.Tensor]:

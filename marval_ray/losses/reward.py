@@ -5,6 +5,8 @@ student's weights. Policy gradient: the one-step prediction is the mean of a Gau
 group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clipped as in PPO, arXiv 1707.06347).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -22,6 +24,17 @@ def pathwise(tokens: Float[Tensor, "B L D"], gradient: Float[Tensor, "B L D"], w
 def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Tensor, " B"]:
     """d/d score of the saturating reward -width softplus((cap - score) / width): 1 far below `cap`, 0 far above."""
     return torch.sigmoid((cap - score) / width)
+
+
+def mean_and_std(score: Float[Tensor, " B"], add_up: Callable[[Tensor], object]) -> tuple[float, float] | None:
+    """Mean and standard deviation (at least 1e-6) of all ranks' scores, whose sums `add_up` adds in place; None without a score."""
+    exact = score.double()  # in float32 large scores would lose their spread
+    sums = torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
+    add_up(sums)
+    total, squares, count = sums.tolist()
+    if not count:
+        return None
+    return total / count, max(squares / count - (total / count) ** 2, 1e-12) ** 0.5
 
 
 def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
@@ -74,13 +87,14 @@ def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group
 
 
 def log_ratio(
-    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], exploration: Float[Tensor, "N D"], std: float
+    action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], old_mean: Float[Tensor, "N D"], std: float
 ) -> Float[Tensor, " N"]:
-    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std`.
+    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std` around the two means.
 
-    The old mean is not needed: action = old mean + std * exploration.
+    Zero, with the gradient (action - mean) / std^2 of log pi, where `old_mean` is `mean` without its gradient.
     """
-    return 0.5 * (exploration.square() - ((action - mean) / std).square()).sum(-1)
+    old, new = (action - old_mean) / std, (action - mean) / std
+    return 0.5 * (old.square() - new.square()).sum(-1)
 
 
 def clipped_policy(log_ratios: Float[Tensor, " N"], advantages: Float[Tensor, " N"], clip: float) -> Loss:

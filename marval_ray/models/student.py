@@ -36,6 +36,6 @@ class Auxiliary(nn.Module):
         self, context: Context, x_0: Float[Tensor, "B P D"], repeats: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, metrics); plain containers, because DeepSpeed looks for tensors in what `forward` returns."""
-        diffusion = cosine_diffusion().to(x_0.device)
+        diffusion = cosine_diffusion(device=x_0.device)
         loss = context_loss(self.mar, context, x_0, repeats, diffusion, generator)
         return loss.value, loss.metrics

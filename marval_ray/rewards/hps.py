@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marval_ray.checkpoints import read_state
-from marval_ray.rewards.preprocess import ImageTransform, cosine
+from marval_ray.rewards.preprocess import PaddedTransform, cosine
 from marval_ray.weights import check_fit, load_strictly
 
 
@@ -24,7 +24,7 @@ class HPSReward(nn.Module):
         self.tokenizer = tokenizer
         size = open_clip.get_model_preprocess_cfg(model)["size"]
         side = size[0] if isinstance(size, (tuple, list)) else size
-        self.transform = ImageTransform(side, side)
+        self.transform = PaddedTransform(side)
 
     @classmethod
     def load(cls, checkpoint: Path, architecture: str = "ViT-H-14") -> "HPSReward":

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
+from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, pad, resize
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,13 +32,40 @@ class ImageTransform:
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 h w"]:
         """Images in [-1, 1]; grey ones are repeated to three channels."""
-        x = (images.expand(-1, 3, -1, -1) + 1) / 2
+        x = in_colour(images)
         height, width = x.shape[-2:]
         rows, columns = (self.size * side // min(height, width) for side in (height, width))
         # PIL resizes rows, then columns, and bicubic overshoot is cut off after each.
         for size in ([height, columns], [rows, columns]):
             x = resize(x, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
         return normalize(center_crop(x, [self.crop, self.crop]), list(self.mean), list(self.std))
+
+
+@dataclass(frozen=True)
+class PaddedTransform:
+    """Longer side to `size` (bicubic, antialiased), black around it to a square, then (x - mean) / std by channel.
+
+    HPSv2's own (tgxs002/HPSv2), which resizes tensors: nothing is rounded, and bicubic overshoot stays.
+    """
+
+    size: int
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Images in [-1, 1]; grey ones are repeated to three channels. An odd row or column of black is at the end."""
+        x = in_colour(images)
+        scale = self.size / max(x.shape[-2:])
+        rows, columns = (round(side * scale) for side in x.shape[-2:])
+        x = resize(x, [rows, columns], InterpolationMode.BICUBIC, antialias=True)
+        top, left = (self.size - rows) // 2, (self.size - columns) // 2
+        x = pad(x, [left, top, self.size - columns - left, self.size - rows - top])
+        return normalize(x, list(self.mean), list(self.std))
+
+
+def in_colour(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Images in [-1, 1], grey or not, as three channels in [0, 1]."""
+    return (images.expand(-1, 3, -1, -1) + 1) / 2
 
 
 def cosine(a: Float[Tensor, "B F"], b: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:

@@ -61,20 +61,30 @@ def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Rew
     for reward in rewards:
         if isinstance(reward, torch.nn.Module):
             reward.to(device)
-    return WeightedSum(rewards, tuple(spec.weight for spec in specs))
+    return WeightedSum(rewards, tuple(spec.weight for spec in specs), tuple(texts))
 
 
 def load_plugin(place: str) -> Reward:
-    """`module:function`: the function is called without arguments and returns a Reward."""
-    return find_plugin(place)()
+    """`module:function`: the function is called without arguments and returns a Reward.
+
+    Raises ValueError when there is no such function, or what it returns is no reward.
+    """
+    make = find_plugin(place)
+    try:
+        reward = make()
+    except SystemExit as end:  # a worker would end with it, and be started again for ever
+        raise ValueError(f"reward plug-in {place} ends its process with {end.code}: let it raise an error instead") from end
+    if not callable(reward) or not hasattr(reward, "differentiable"):
+        raise ValueError(f"reward plug-in {place} returns {reward!r:.80}: a reward can be called and has `differentiable`")
+    return reward
 
 
 def find_plugin(place: str) -> Callable[[], Reward]:
-    """The function of a plug-in. Raises ValueError when its module cannot be imported, or lacks it."""
+    """The function that makes the reward. Raises ValueError when there is none."""
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise ValueError(f"reward plug-in {place!r}: {error}; write plugin:MODULE:FUNCTION") from error
 
 

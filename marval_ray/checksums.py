@@ -1,0 +1,37 @@
+"""Checksums of a folder's files, so that a damaged checkpoint is told from a whole one before anything is loaded."""
+
+import hashlib
+import json
+from pathlib import Path
+
+PREFIX = "checksums-"
+
+
+def write_checksums(folder: Path, name: str) -> None:
+    """Write the SHA-256 of every file in `folder` to `checksums-NAME.json` in it. name: of who wrote the files."""
+    sums = {str(path.relative_to(folder)): _sum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    (folder / f"{PREFIX}{name}.json").write_text(json.dumps(sums, indent=2), encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """Say what is wrong with the first file that is missing or is not as it was written; None when all are whole."""
+    lists = sorted(folder.glob(f"{PREFIX}*.json"))
+    if not lists:
+        return "its checksums are missing"
+    for path in lists:
+        try:
+            sums = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # neither JSON nor text
+            return f"{path.name} is damaged"
+        for name, expected in sums.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if _sum(file) != expected:
+                return f"{name} is damaged"
+    return None
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

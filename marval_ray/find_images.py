@@ -1,0 +1,27 @@
+"""Which images a path names: Parquet, a folder of it, or class folders."""
+
+from collections import Counter
+from pathlib import Path
+
+from marval_ray.class_folders import list_classes, walk
+from marval_ray.image_set import ImageSet
+from marval_ray.image_tables import Columns, list_rows, pick_split
+
+
+def find_images(path: Path, columns: Columns, split: str = "train", skip_bad: bool = False) -> ImageSet:
+    """List the images of `path` and their classes, without decoding any.
+
+    Raises ValueError when there are no images, or it is not plain which class they are of; of rows without a class only
+    unless `skip_bad`.
+    """
+    left_out = Counter[str]()
+    if not path.exists():
+        raise ValueError(f"there are no images at {path}")
+    if not path.is_dir():
+        return list_rows([path], columns, skip_bad, left_out)
+    files = list(walk(str(path), left_out))
+    tables = [Path(file) for file in files if file.lower().endswith(".parquet")]
+    if not tables:
+        return list_classes(path, files, left_out)
+    left_out["beside the Parquet"] += len(files) - len(tables)
+    return list_rows(pick_split(path, tables, split, left_out), columns, skip_bad, left_out)

@@ -1,0 +1,76 @@
+"""What there is to encode, listed before any work starts."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+_SPLITS = {
+    "train": "train", "training": "train",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSet(ABC):
+    """Images of classes, in the order in which they are encoded.
+
+    labels: from 0. names: of the classes, where they have some. left_out: numbers of files or rows by reason.
+    """
+
+    labels: Int64[np.ndarray, " N"]
+    names: tuple[str, ...] | None
+    left_out: Counter[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def tables(self, start: int) -> list[pa.Table]:
+        """Where the images from number `start` on lie, for workers that read them."""
+
+    @abstractmethod
+    def places(self, stop: int) -> bytes:
+        """Where the first `stop` images lie, as bytes that differ for other places."""
+
+    def digest(self, stop: int, settings: str) -> str:
+        """Name the first `stop` images, their labels and `settings` by hex digits."""
+        return hashlib.sha256(settings.encode() + self.places(stop) + self.labels[:stop].tobytes()).hexdigest()
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's or folder's name tells: "train", "validation" or "test".
+
+    >>> split_of("data/train-00000-of-00002.parquet")
+    'train'
+    """
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+
+
+def some(names: list[str]) -> str:
+    """The first few of `names`, and how many there are besides."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def summary(images: ImageSet, latents: Counter[int], bad: int) -> str:
+    """Say in one line how many images were read, what was left out and why, and how many latents each class has."""
+    left_out = images.left_out + Counter({"that cannot be encoded": bad})
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+    return f"{latents.total():,} latents of {len(images):,} images; left out: {reasons or 'nothing'}; {_classes(images.names, latents)}"
+
+
+def _classes(names: tuple[str, ...] | None, latents: Counter[int]) -> str:
+    """A count for each class, or its range when there are many."""
+    labels = sorted(latents) if names is None else list(range(len(names)))
+    titles = [str(label) if names is None else f"{label} {names[label]}" for label in labels]
+    counts = [latents[label] for label in labels]
+    if len(labels) <= 20:
+        return "classes: " + ", ".join(f"{title} ({count:,})" for title, count in zip(titles, counts))
+    return f"{len(labels):,} classes of {min(counts):,} to {max(counts):,}, {titles[0]} to {titles[-1]}"

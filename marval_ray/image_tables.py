@@ -1,0 +1,181 @@
+"""Parquet of images and labels: this project's, and that of Hugging Face `datasets` and its Hub."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from marval_ray.decoding import shown
+from marval_ray.image_labels import fault, number, plain
+from marval_ray.image_set import ImageSet, split_of
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
+ROWS = 64
+"""Images in memory at a time where they are read."""
+BUFFER = 1 << 20
+"""Bytes of a column read at a time: a row group may be larger than memory."""
+SCHEMA = pa.schema({"image": pa.binary(), "label": pa.int64(), "file": pa.binary(), "row": pa.int64(), "fault": pa.string()})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to read; by default the first that a file has of IMAGE_COLUMNS and LABEL_COLUMNS."""
+
+    image: str | None = None
+    label: str | None = None
+
+    def of(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
+        """(image, label) of a file. Raises ValueError when it lacks one, or images are not encoded."""
+        image = _first((self.image,) if self.image else (*IMAGE_COLUMNS, *_features(schema, "Image")), schema)
+        label = _first((self.label,) if self.label else (*LABEL_COLUMNS, *_features(schema, "ClassLabel")), schema)
+        missing = [name for name, found in ((self.image or "image", image), (self.label or "label", label)) if not found]
+        if not image or not label:
+            raise ValueError(
+                f"{file} lacks the column(s) {missing}; images need ['image', 'label'], it has {schema.names}: "
+                "name others by --image-column and --label-column"
+            )
+        kind = schema.field(image).type
+        content = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
+            raise ValueError(f"{file}: `{image}` must be binary, the bytes of image files, or a struct with `bytes`; it is {kind}")
+        return image, label
+
+
+def _first(names: tuple[str, ...], schema: pa.Schema) -> str | None:
+    return next((name for name in names if name in schema.names), None)
+
+
+def _features(schema: pa.Schema, kind: str) -> list[str]:
+    """The column of a feature of `datasets`, when it is the only one of its kind."""
+    found = [name for name, feature in _hugging_face(schema).items() if feature.get("_type") == kind]
+    return found if len(found) == 1 else []
+
+
+def _hugging_face(schema: pa.Schema) -> dict[str, Any]:
+    """The features that `datasets` notes in a file's metadata."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = info.get("info", {}).get("features", {})
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+@dataclass(frozen=True)
+class ImageTables(ImageSet):
+    """Rows `rows` of `files`, by `file_numbers`; numbers are (N,) and from 0."""
+
+    files: list[Path]
+    image_column: str
+    file_numbers: np.ndarray
+    rows: np.ndarray
+
+    def tables(self, start: int) -> list[pa.Table]:
+        """A table with one row for each file: `file`, `column`, and the lists `rows` and `labels`."""
+        numbers, rows, labels = self.file_numbers[start:], self.rows[start:], self.labels[start:]
+        return [
+            pa.table({
+                "file": [os.fsencode(self.files[number])],
+                "column": [self.image_column],
+                "rows": [rows[numbers == number]],
+                "labels": [labels[numbers == number]],
+            })
+            for number in np.unique(numbers)
+        ]  # fmt: skip
+
+    def places(self, stop: int) -> bytes:
+        files = "\0".join(f"{shown(str(self.files[n]))} {self.files[n].stat().st_size}" for n in np.unique(self.file_numbers[:stop]))
+        return files.encode() + self.file_numbers[:stop].tobytes() + self.rows[:stop].tobytes()
+
+
+def list_rows(files: list[Path], columns: Columns, skip_bad: bool, left_out: Counter[str]) -> ImageTables:
+    """All rows of `files` that have a label.
+
+    Raises ValueError when columns do not fit, the files contradict each other, or there are no rows; and at the first
+    row whose label is missing, negative or beyond the names, unless `skip_bad`, which leaves these rows out.
+    """
+    found = [_read_labels(file, columns) for file in files]
+    if len({(image, names) for image, _, names in found}) > 1:
+        raise ValueError(f"{files[0]} and the files beside it differ in their image columns or class names: give one of them")
+    labels, text_names = number([labels for _, labels, _ in found])
+    names = text_names or found[0][2]
+    counts = [len(labels) for _, labels, _ in found]
+    file_numbers = np.repeat(np.arange(len(files)), counts)
+    rows = np.concatenate([np.arange(count) for count in counts])
+    faults = {label: reason for label in np.unique(labels).tolist() if (reason := fault(label, names))}
+    bad = np.isin(labels, list(faults))
+    if bad.any() and not skip_bad:
+        first = int(bad.argmax())
+        place = f"{files[file_numbers[first]]} row {rows[first]}"
+        raise ValueError(f"{place} {faults[int(labels[first])]}: --skip-bad leaves out such rows, {bad.sum():,} of {len(bad):,}")
+    if bad.all():
+        raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no rows{' with a class' * len(bad[:1])}")
+    left_out["without a class"] += int(bad.sum())
+    return ImageTables(labels[~bad], names, +left_out, files, found[0][0], file_numbers[~bad], rows[~bad])
+
+
+def _read_labels(file: Path, columns: Columns) -> tuple[str, pa.ChunkedArray, tuple[str, ...] | None]:
+    """(image column, labels, class names) of a file."""
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
+    image, label = columns.of(file, parquet.schema_arrow)
+    labels = plain(parquet.read([label])[label], f"{file}: `{label}`")
+    names = _hugging_face(parquet.schema_arrow).get(label, {}).get("names")
+    return image, labels, tuple(names) if names else None
+
+
+def pick_split(folder: Path, files: list[Path], split: str, left_out: Counter[str]) -> list[Path]:
+    """Those of `files` whose names or folders tell that they are of `split`; all when none tells a split.
+
+    Raises ValueError when there are other splits only.
+    """
+    splits = {file: split_of(file.name) or split_of(str(file.parent.relative_to(folder))) for file in files}
+    named = sorted({name for name in splits.values() if name})
+    if not named:
+        return files
+    if split not in named:
+        raise ValueError(f"{folder} holds the split(s) {', '.join(named)} and no {split}: choose by --split")
+    left_out[f"Parquet of other splits than {split}"] += sum(name != split for name in splits.values())
+    return [file for file in files if splits[file] == split]
+
+
+def read_rows(task: pa.Table) -> Iterator[pa.Table]:
+    """Yield the images of one row of `ImageTables.tables` as tables of SCHEMA; `fault` says why an image is null."""
+    (place,) = task.to_pylist()
+    rows, labels, done = np.array(place["rows"]), pa.array(place["labels"], pa.int64()), 0
+    try:
+        for first, images in _batches(os.fsdecode(place["file"]), place["column"], int(rows[0])):
+            stop = int(np.searchsorted(rows, first + len(images)))
+            wanted = images.take(pa.array(rows[done:stop] - first))  # rows without a class are passed by
+            yield _table(wanted, labels[done:stop], rows[done:stop], place["file"], "holds no image")
+            done = stop
+    except (OSError, pa.ArrowInvalid) as error:
+        nothing = pa.nulls(len(rows) - done, pa.binary())
+        yield _table(nothing, labels[done:], rows[done:], place["file"], f"cannot be read: {error}")
+
+
+def _batches(file: str, column: str, row: int) -> Iterator[tuple[int, pa.Array]]:
+    """(number of the first row, images as bytes) from the row group on that holds `row`."""
+    parquet = pq.ParquetFile(file, buffer_size=BUFFER)
+    counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    ends = np.cumsum(counts)
+    group = int(np.searchsorted(ends, row, side="right"))
+    first = int(ends[group]) - counts[group]
+    for batch in parquet.iter_batches(ROWS, row_groups=list(range(group, len(counts))), columns=[column]):
+        images = batch.column(0)
+        images = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+        yield first, images.cast(pa.binary())
+        first += len(batch)
+
+
+def _table(images: pa.Array, labels: pa.Array, rows: np.ndarray, file: bytes, fault: str) -> pa.Table:
+    faults = pc.if_else(images.is_null(), fault, "")
+    return pa.table([images, labels, pa.array([file] * len(rows), pa.binary()), pa.array(rows), faults], schema=SCHEMA)

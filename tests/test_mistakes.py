@@ -1,0 +1,126 @@
+"""A user's mistake in a real job ends it in one line, also when it shows only in a process of Ray's."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, refuse, run, succeed
+from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
+
+from actors.recorder import read_metrics
+from marval_ray import assets_index
+from marval_ray.models.vae import load_vae
+from marval_ray.presets import MODELS
+from marval_ray.rewards import load_reward
+from marval_ray.scoring import Scorer
+
+THREADS = ("--rl.rollout.threads", 1, "--rl.reward.threads", 1, "--rl.judge.threads", 1, "--rl-learner.threads-per-worker", 1)
+RL = ("--stages", "rl", "--student", assets_index.GSIM_STUDENT, *QUICK, *QUICK_RL, "--rl-learner.steps", 3, *THREADS)
+HERE = {"PYTHONPATH": str(ROOT / "tests")}
+
+
+def fail(*arguments: object) -> str:
+    """The one line with which a job ends that starts Ray, after nothing that looks like a traceback."""
+    done = run(*arguments, env=HERE)
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed, printed[-5000:]
+    (line,) = (line for line in printed.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("raises", "RuntimeError: reward model exploded (rewards: plugin:bad_rewards:raises) (more in"),
+        ("late", "stage rl failed: RuntimeError: reward model exploded (rewards: plugin:bad_rewards:late) (more in"),
+        ("constructor", "reward-0 cannot start: RuntimeError: cannot load my model"),
+        ("columns", "reward plugin:bad_rewards:columns gave torch.float32 (40, 3) for 40 images"),
+    ],
+)
+def test_a_plugin_that_fails_ends_a_run_once(tmp_path, plugin, message):
+    out = tmp_path / "run"
+    assert message in fail(DISTILL, "--out", out, *RL, "--rl.rewards", f"plugin:bad_rewards:{plugin}")
+    assert "Traceback" in (out / "error.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_ends_a_run_of_both_stages_before_the_first(tmp_path):
+    both = ("--stages", "gsim,rl", *QUICK, *QUICK_RL, "--learner.steps", 2, "--out", tmp_path / "run")
+    assert "scores have no gradient" in fail(DISTILL, *both, "--rl.rewards", "plugin:bad_rewards:detached")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("columns", r"gave torch.float32 \(2, 3\) for 2 images: scores are a floating-point tensor \(2,\)"),
+        ("detached", "calls itself differentiable, but its scores have no gradient"),
+        ("nothing", "gave NoneType for 2 images"),
+        ("ends", "ends its process with 3"),
+        ("number", "returns 42: a reward can be called and has `differentiable`"),
+    ],
+)
+def test_what_is_no_reward_is_refused_by_name(plugin, message):
+    c = MODELS["tiny"]
+    with pytest.raises(ValueError, match=message) as caught:
+        reward = load_reward([f"plugin:bad_rewards:{plugin}"])
+        Scorer(load_vae(assets_index.VAE), reward, ["x"] * 10, c)(torch.zeros(2, c.num_tokens, c.token_channels), torch.tensor([0, 1]))
+    assert f"bad_rewards:{plugin}" in str(caught.value)
+
+
+def test_a_plugin_that_is_not_there_is_refused_before_ray_starts(tmp_path):
+    rl = (DISTILL, "--out", tmp_path / "run", *RL, "--rl.rewards")
+    assert "No module named 'no_such_module'; write plugin:MODULE:FUNCTION" in refuse(*rl, "plugin:no_such_module:f")
+    assert "has no attribute 'nobody'" in refuse(*rl, "plugin:bad_rewards:nobody")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    out = tmp_path / "run"
+    succeed(DISTILL, "--out", out, "--learner.steps", 4, *SHORT)
+    whole = tmp_path / "whole"
+    shutil.copytree(out, whole)
+    before, last = sorted((out / "train").glob("checkpoint_*"))
+    cut(last)
+    told = succeed(DISTILL, "--out", out, "--resume", "--learner.steps", 5, *SHORT)
+    assert f"{last}: " in told and "going on from the checkpoint before it" in told
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    for folder in (whole / "train").glob("checkpoint_*"):
+        cut(folder)
+    message = fail(DISTILL, "--out", whole, "--resume", "--learner.steps", 5, *SHORT)
+    assert "no checkpoint is whole" in message and "start anew with --overwrite" in message
+
+
+def cut(checkpoint: Path) -> None:
+    """Leave 100 bytes of each file."""
+    for file in [path for path in checkpoint.rglob("*") if path.is_file()]:
+        file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_a_run_at_work_is_left_alone(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, DISTILL, "--out", out, "--learner.steps", 500, *SHORT]
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
+        job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
+    end = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or len(read_metrics(out / "metrics.jsonl")) < 3:
+        assert time.monotonic() < end and job.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
+        time.sleep(0.1)
+    for way in ("--resume", "--overwrite"):
+        assert f"belongs to process {job.pid} on" in refuse(DISTILL, "--out", out, way, "--learner.steps", 500, *SHORT)
+    job.send_signal(signal.SIGINT)
+    assert job.wait(120) == 128 + signal.SIGINT
+    printed = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "stopped on SIGINT in stage gsim; --resume continues" in printed and "Traceback" not in printed
+    done = len(read_metrics(out / "metrics.jsonl"))
+    succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 1, *SHORT)
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == list(range(1, done + 2))
