@@ -51,7 +51,7 @@ def change_config(run, **changes: object) -> None:
 
 def blank(run) -> None:
     """Finite weights whose products are not."""
-    export(run, {name: 1e30 * value for name, value in STATE.items()})
+    export(run, {name: 1e30 * value.float() for name, value in STATE.items()})
 
 
 def another_model(run) -> None:
