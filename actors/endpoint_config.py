@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from marval_ray import assets_index
-from marval_ray.files import read_text
 
 KEY_VARIABLE = "MARVAL_API_KEY"
 
@@ -62,8 +61,8 @@ def read_key(file: Path | None) -> str | None:
     """The API key: the one line of `file`, or the environment's. Raises ValueError unless an HTTP header can carry it."""
     source = file or KEY_VARIABLE
     try:
-        key = read_text(file).rstrip("\r\n") if file else os.environ.get(KEY_VARIABLE)
-    except (OSError, ValueError) as error:
+        key = file.read_text(encoding="utf-8-sig").rstrip("\r\n") if file else os.environ.get(KEY_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--key-file {file} cannot be read as a line of text: {error}") from error
     if key is None:
         return None
