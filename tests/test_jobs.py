@@ -158,7 +158,7 @@ def test_evaluation_refuses_what_is_no_npz(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut")
     assert "is not an .npz with arr_0" in refuse("jobs/evaluate.py", "--npz", tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", np.zeros((2, 3)), np.zeros(2))
-    assert "uint8 (N, H, W, C) and (N,) fit" in refuse("jobs/evaluate.py", "--npz", tmp_path / "y.npz")
+    assert "uint8 (N, H, W, C) and integers (N,) fit" in refuse("jobs/evaluate.py", "--npz", tmp_path / "y.npz")
     objects = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "z.npz", objects, objects)
     assert "allow_pickle=False" in refuse("jobs/evaluate.py", "--npz", tmp_path / "z.npz")
