@@ -25,13 +25,12 @@ HERE = {"PYTHONPATH": str(ROOT / "tests")}
 
 
 def fail(*arguments: object) -> str:
-    """The one line with which a job ends that starts Ray, after nothing that looks like a traceback."""
+    """The one line with which a job ends that starts Ray, after no traceback of its own (Ray's actors write some on a busy machine)."""
     done = run(*arguments, env=HERE)
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     printed = done.stdout + done.stderr
-    assert "Traceback" not in printed, printed[-5000:]
-    (line,) = (line for line in printed.splitlines() if line.startswith("error: "))
-    return line
+    assert not any(line.startswith("Traceback") for line in printed.splitlines()), printed[-5000:]
+    return done.stderr[done.stderr.rindex("error: ") :].splitlines()[0]  # what is left of a progress bar may stand before it
 
 
 @pytest.mark.slow
@@ -120,7 +119,8 @@ def test_ctrl_c_says_how_to_go_on_and_a_run_at_work_is_left_alone(tmp_path):
     job.send_signal(signal.SIGINT)
     assert job.wait(120) == 128 + signal.SIGINT
     printed = (tmp_path / "log").read_text(encoding="utf-8")
-    assert "stopped on SIGINT in stage gsim; --resume continues" in printed and "Traceback" not in printed
+    assert "stopped on SIGINT in stage gsim; --resume continues" in printed
+    assert not any(line.startswith("Traceback") for line in printed.splitlines()), printed[-5000:]
     done = len(read_metrics(out / "metrics.jsonl"))
     succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 1, *SHORT)
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == list(range(1, done + 2))
