@@ -103,7 +103,7 @@ class Learner(ABC):
         """Restore what `save` wrote and return the next update's number. Every rank calls this."""
         for name, engine in self.engines.items():
             engine.load_checkpoint(str(folder), tag=name)
-        progress = json.loads((folder / "progress.json").read_text())
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         if self.ema is not None:
             self.ema.load_state_dict({"updates": progress["ema_updates"], "shadow": load_file(folder / "ema.safetensors")})
         self.load_extra_state(progress)

@@ -43,7 +43,7 @@ class Recorder:
         """(Re)start after `step` updates: what was recorded beyond them will be done again."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self.board = SummaryWriter(str(self.storage.folder / "tensorboard" / self.stage), purge_step=step + 1)
         self._advance(step)
 
@@ -59,7 +59,7 @@ class Recorder:
         self._advance(step)
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         assert self.board is not None  # begin came first
         for name, value in metrics.items():
@@ -122,7 +122,7 @@ def error_log(storage: Storage) -> Path:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl; a last one that is not whole does not count."""
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def recorder_actor(storage: Storage, total: int, stage: str = "gsim", bar: bool = True) -> Any:

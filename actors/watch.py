@@ -50,7 +50,7 @@ class Watch:
             save_file(self.best, temporary)
 
     def load(self, folder: Path) -> None:
-        self.guard = Guard.of(self.config, json.loads((folder / STATE).read_text()))
+        self.guard = Guard.of(self.config, json.loads((folder / STATE).read_text(encoding="utf-8")))
         self.best = load_file(folder / BEST)
 
     def _judged(self, student: dict[str, Tensor]) -> Scores:

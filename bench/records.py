@@ -31,7 +31,7 @@ class Records:
 
     def measure(self, name: str, stage: str, options: Settings) -> Summary:
         """The summary of a run with `options`, from the records when they have one of the same settings."""
-        records = json.loads(self.path.read_text()) if self.path.exists() else {}
+        records = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         wanted = json.loads(json.dumps(settings(stage, options), default=portable))
         if name not in records or records[name]["settings"] != wanted:
             records[name] = {"settings": wanted, "summary": distil(self.out / name, stage, options)}
@@ -65,7 +65,7 @@ def distil(out: Path, stage: str, options: Settings) -> Summary:
         flags += ["--overwrite"]
     subprocess.run([sys.executable, JOB, "--out", out, "--stages", stage, *flags], check=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
-    return json.loads((out / "summary.json").read_text())
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
 def words(value: Any) -> list[str]:

@@ -102,7 +102,7 @@ def main(config: Config) -> None:
     wanted = (gsim_section,) * config.ablation + (rl_section,) * config.rl
     sections = [section(config, records) for section in wanted]
     write(config.document, document(config, seeds, sections))
-    before, rest = config.readme.read_text().split(BEGIN)
+    before, rest = config.readme.read_text(encoding="utf-8").split(BEGIN)
     write(config.readme, f"{before}{BEGIN}{tables.headline(seeds)}\n{END}{rest.split(END)[1]}")
 
 
@@ -137,12 +137,12 @@ def rl_section(config: Config, records: Records) -> str:
 
 def write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     print(path)
 
 
 def document(config: Config, seeds: list[Summary], sections: list[str]) -> str:
-    teacher = json.loads(assets_index.TEACHER_FIGURES.read_text())
+    teacher = json.loads(assets_index.TEACHER_FIGURES.read_text(encoding="utf-8"))
     return TEXT.format(
         command=shlex.join(["python", "bench/results.py", *sys.argv[1:]]),
         samples=config.samples,

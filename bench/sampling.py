@@ -175,7 +175,7 @@ def main(config: Config) -> None:
         print(f"{name:8}{f.flops / 1e9:10.1f}{f.seconds:10.3f}{f.gflops:10.1f}{f.peak_gflops:10.1f}{f.share:8.2f}", flush=True)
         results[name] = asdict(f) | {"gflops": f.gflops, "share": f.share}
     if config.json:
-        config.json.write_text(json.dumps(results, indent=2) + "\n")
+        config.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main(config: Config) -> None:
         with handled(stop_now), plainly(storage.folder / ERRORS):
             check_resources(demands(config), node_resources())
             open_run_folder(storage, config, config.overwrite)
-            print((storage.folder / "config.json").read_text())
+            print((storage.folder / "config.json").read_text(encoding="utf-8"))
             work(config, storage, figures, first)
             storage.push()
     print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")

@@ -49,7 +49,7 @@ def look(run: Storage) -> Group:
     path = run.folder / "config.json"
     if not path.exists():
         raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py")
-    return summary(run, json.loads(path.read_text()), time.time())
+    return summary(run, json.loads(path.read_text(encoding="utf-8")), time.time())
 
 
 def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:
@@ -73,7 +73,7 @@ def state(run: Path, now: float) -> str:
 def stage_table(run: Storage, stage: str, settings: dict[str, Any]) -> Table:
     """The last value of each metric."""
     file, part, folder = STAGES[stage]
-    step, metrics = newest((run.folder / file).read_text())
+    step, metrics = newest((run.folder / file).read_text(encoding="utf-8"))
     table = Table(title=f"{stage}: update {step} of {settings[part]['steps']}", show_header=False, title_justify="left")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}")

@@ -68,7 +68,7 @@ def main(config: Config) -> None:
 
 def retimed(generation: Generation, config: Config) -> dict[str, Any]:
     """The figures in OUT with the speed of one batch at each number of loops."""
-    figures = json.loads(config.out.read_text())
+    figures = json.loads(config.out.read_text(encoding="utf-8"))
     generation = replace(generation, sampler=Ancestral(**figures["sampler"]))
     classes = generation.model.config.num_classes
     speeds = {n: images_per_second(replace(generation, loops=n), classes) for n in {row["n_ar"] for row in figures["rows"]}}

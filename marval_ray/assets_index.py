@@ -25,7 +25,7 @@ _PREFIX = "embedded"
 
 def teacher_sampler() -> Ancestral:
     """The embedded teacher's sampler at its best options."""
-    return Ancestral(**json.loads(TEACHER_FIGURES.read_text())["sampler"])
+    return Ancestral(**json.loads(TEACHER_FIGURES.read_text(encoding="utf-8"))["sampler"])
 
 
 def portable(path: Path) -> str:

@@ -43,7 +43,7 @@ def open_run_folder(storage: Storage, config: Any, overwrite: bool) -> None:
 def _check_same(path: Path, resolved: dict, storage: Storage) -> None:
     if not path.exists():
         raise ValueError(f"{storage} holds no run to resume: leave --resume out, or correct --out")
-    before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+    before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(resolved)
     changed = [
         f"{name} was {before.get(name)}, is {now.get(name)}"
         for name in sorted(before.keys() | now.keys())

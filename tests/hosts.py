@@ -89,7 +89,7 @@ def host(folder: Path, number: int, resources: dict[str, int]) -> Iterator[Host]
         process = subprocess.Popen(
             ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child", "sh", "-c",
              START, "sh", name, SSHD, folder / "key", folder / "key.pub", address, home],
-            stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("w"),
+            stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("w", encoding="utf-8"),
         )  # fmt: skip
         try:
             yield Host(name, address, process.pid)
@@ -117,9 +117,10 @@ def home_of(folder: Path, name: str, resources: dict[str, int]) -> Path:
     home.mkdir()
     (home / "marval_ray").symlink_to(ROOT)
     # ssh takes ~ from here, whatever HOME says.
-    entries = Path("/etc/passwd").read_text().splitlines()
-    (home / "passwd").write_text("".join(f"root:x:0:0::{home}:/bin/bash\n" if e.startswith("root:") else f"{e}\n" for e in entries))
-    (home / "ray_resources.json").write_text(json.dumps(resources))
+    entries = Path("/etc/passwd").read_text(encoding="utf-8").splitlines()
+    moved = (f"root:x:0:0::{home}:/bin/bash\n" if entry.startswith("root:") else f"{entry}\n" for entry in entries)
+    (home / "passwd").write_text("".join(moved), encoding="utf-8")
+    (home / "ray_resources.json").write_text(json.dumps(resources), encoding="utf-8")
     return home
 
 

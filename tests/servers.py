@@ -61,17 +61,17 @@ def server(log: Path, *options: object, env: dict[str, str] | None = None) -> It
     """A server that is ready. Its output goes to `log`."""
     port = free_port()
     command = [sys.executable, "jobs/serve.py", "--port", str(port), "--threads", "1", *map(str, options)]
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | (env or {}), stdout=file, stderr=file, start_new_session=True
         )
     try:
-        wait_until(lambda: "stop with Ctrl-C" in log.read_text() or process.poll() is not None, 120)
-        assert process.poll() is None, log.read_text()[-3000:]
+        wait_until(lambda: "stop with Ctrl-C" in log.read_text(encoding="utf-8") or process.poll() is not None, 120)
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         yield Server(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()[-3000:]
+        assert process.wait(60) == 0, log.read_text(encoding="utf-8")[-3000:]
 
 
 def wait_until(condition, seconds: float = 60) -> None:

@@ -306,5 +306,5 @@ def test_key_files_that_are_none_are_refused(tmp_path):
 
 
 def test_names_of_classes_from_a_file(tmp_path):
-    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"), encoding="utf-8")
     assert card_of(replace(CONFIG, classes=tmp_path / "names.txt"), MODEL).classes == tuple("abcdefghij")

@@ -44,13 +44,13 @@ class Cluster:
         self.env = without_address | {"HOME": str(folder / "client"), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
         token = folder / "client/.ray/auth_token"
         token.parent.mkdir(parents=True)
-        token.write_text(TOKEN)
-        config = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
+        token.write_text(TOKEN, encoding="utf-8")
+        config = yaml.safe_load((ROOT / "cluster.local.yaml").read_text(encoding="utf-8"))
         head, *workers = [machine.address for machine in machines]
         config["provider"] |= {"head_ip": head, "worker_ips": workers}
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(folder / "key")}
         config["file_mounts"].pop("~/marval_ray")  # there already
-        self.config.write_text(yaml.safe_dump(config))
+        self.config.write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def ray(self, *arguments: object, timeout: float = 300) -> str:
         command = [str(part) for part in (RAY, *arguments)]
@@ -68,7 +68,7 @@ class Cluster:
     def wait_for(self, name: str, updates: int) -> None:
         """Until its RL has done so many updates."""
         metrics = self.folder / name / "metrics-rl.jsonl"
-        wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= updates, 600)
+        wait_until(lambda: metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) >= updates, 600)
 
     def result(self, name: str) -> dict[str, np.ndarray]:
         """The student, when the job has ended well."""

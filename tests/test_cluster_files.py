@@ -16,7 +16,7 @@ FILES = ("cluster.yaml", "cluster.local.yaml")
 
 
 def config_of(name: str) -> dict:
-    return yaml.safe_load((ROOT / name).read_text())
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -31,7 +31,7 @@ def test_ray_starts_with_the_token_and_the_dashboard_on_localhost(name):
     starts = [c for part in ("head", "worker") for c in config[f"{part}_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
-    assert "0.0.0.0" not in (ROOT / name).read_text()
+    assert "0.0.0.0" not in (ROOT / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -42,8 +42,8 @@ def test_what_is_large_or_local_stays_here(name):
 def test_the_image_has_the_pinned_versions():
     image = re.fullmatch(r"rayproject/ray:([\d.]+)-py(\d)(\d+)-cu\d+", config_of("cluster.yaml")["docker"]["image"])
     assert image[1] == version("ray")
-    assert f"python_requires = >={image[2]}.{image[3]}" in (ROOT / "setup.cfg").read_text()
-    assert f"ray=={image[1]}" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"python_requires = >={image[2]}.{image[3]}" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert f"ray=={image[1]}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_the_head_does_no_work_and_every_role_has_gpu_nodes():
@@ -64,7 +64,7 @@ GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams"
 
 
 def test_the_kubernetes_resources_have_known_fields_the_token_and_the_pinned_ray():
-    parts = {part["kind"]: part for part in yaml.safe_load_all((ROOT / "docs/kuberay.yaml").read_text())}
+    parts = {part["kind"]: part for part in yaml.safe_load_all((ROOT / "docs/kuberay.yaml").read_text(encoding="utf-8"))}
     assert {kind: set(part["spec"]) for kind, part in parts.items()} == FIELDS
     assert {part["apiVersion"] for part in parts.values()} == {"ray.io/v1"}
     for spec in (parts["RayCluster"]["spec"], parts["RayService"]["spec"]["rayClusterConfig"]):

@@ -15,7 +15,7 @@ IMAGE = f"registry.example.com/marval_ray:{version('marval_ray')}"
 
 def instructions() -> list[tuple[str, str]]:
     """(INSTRUCTION, arguments), without comments."""
-    lines = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).replace("\\\n", " ").splitlines()
+    lines = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8")).replace("\\\n", " ").splitlines()
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines if line)]
 
 
@@ -31,7 +31,7 @@ def copied() -> set[str]:
 
 
 def test_it_starts_from_the_pinned_image_of_the_cluster_and_not_as_root():
-    assert instructions()[0] == ("FROM", yaml.safe_load((ROOT / "cluster.yaml").read_text())["docker"]["image"])
+    assert instructions()[0] == ("FROM", yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))["docker"]["image"])
     assert of_kind("USER") == ["ray"] and instructions()[1][0] == "USER"
     assert all(rest.startswith("--chown=ray:users ") for rest in of_kind("COPY")) and not of_kind("ADD")
 
@@ -42,19 +42,19 @@ def test_versions_are_the_pinned_ones():
 
 
 def test_all_that_runs_is_copied_and_nothing_else_is_sent():
-    packages = re.findall(r"(?m)^    (\w+)\*$", (ROOT / "setup.cfg").read_text())
+    packages = re.findall(r"(?m)^    (\w+)\*$", (ROOT / "setup.cfg").read_text(encoding="utf-8"))
     assert {*packages, "jobs", "LICENSE", "NOTICE"} <= copied() and len(packages) == 2
-    ignored = (ROOT / ".dockerignore").read_text().split("\n")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
     assert "*" in ignored and {line[1:] for line in ignored if line.startswith("!")} == copied()
 
 
 def test_what_refers_to_the_image_means_this_one():
-    assert set(re.findall(r"image: (\S+)", (ROOT / "docs/kuberay.yaml").read_text())) == {IMAGE}
+    assert set(re.findall(r"image: (\S+)", (ROOT / "docs/kuberay.yaml").read_text(encoding="utf-8"))) == {IMAGE}
     for name in ("Dockerfile", "docs/kuberay.yaml", "docs/clusters.md"):
-        assert f"docker build -t {IMAGE} ." in (ROOT / name).read_text(), name
-    assert "Dockerfile" in (ROOT / "cluster.yaml").read_text()
+        assert f"docker build -t {IMAGE} ." in (ROOT / name).read_text(encoding="utf-8"), name
+    assert "Dockerfile" in (ROOT / "cluster.yaml").read_text(encoding="utf-8")
     (folder,) = of_kind("WORKDIR")
-    assert f"python {folder}/jobs/distill.py" in (ROOT / "docs/kuberay.yaml").read_text()
+    assert f"python {folder}/jobs/distill.py" in (ROOT / "docs/kuberay.yaml").read_text(encoding="utf-8")
 
 
 def engine() -> str | None:

@@ -45,8 +45,8 @@ def export(run, state: dict[str, torch.Tensor]) -> None:
 
 
 def change_config(run, **changes: object) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | changes))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (run / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
 
 
 def blank(run) -> None:
@@ -55,7 +55,7 @@ def blank(run) -> None:
 
 
 def another_model(run) -> None:
-    change_config(run, model=json.loads((run / "config.json").read_text())["model"] | {"student_timestep": 300})
+    change_config(run, model=json.loads((run / "config.json").read_text(encoding="utf-8"))["model"] | {"student_timestep": 300})
 
 
 def another_codec(run) -> None:
@@ -72,7 +72,7 @@ def overwrite(run) -> None:
 
 
 def half_a_config(run) -> None:
-    (run / "config.json").write_text("{")
+    (run / "config.json").write_text("{", encoding="utf-8")
 
 
 BAD = [

@@ -29,7 +29,7 @@ def test_a_token_is_made_for_its_owner_alone(tmp_path):
         done = start(home)
         assert (done.returncode, done.stderr) == (0, "")
         assert mode(home / ".ray/auth_token") == 0o600
-        tokens.append((home / ".ray/auth_token").read_text())
+        tokens.append((home / ".ray/auth_token").read_text(encoding="utf-8"))
     assert len(tokens[0]) == 64 and tokens[0] != tokens[1]
 
 
@@ -37,10 +37,10 @@ def test_a_token_is_made_for_its_owner_alone(tmp_path):
 def test_a_token_that_others_can_read_is_taken_from_them(tmp_path, readable):
     token = tmp_path / ".ray/auth_token"
     token.parent.mkdir()
-    token.write_text("0" * 64)
+    token.write_text("0" * 64, encoding="utf-8")
     token.chmod(readable)
     done = start(tmp_path)
-    assert done.returncode == 0 and mode(token) == 0o600 and token.read_text() == "0" * 64
+    assert done.returncode == 0 and mode(token) == 0o600 and token.read_text(encoding="utf-8") == "0" * 64
     (line,) = done.stderr.splitlines()
     assert "others could read Ray's token" in line
     assert start(tmp_path).stderr == ""
@@ -48,7 +48,7 @@ def test_a_token_that_others_can_read_is_taken_from_them(tmp_path, readable):
 
 def test_the_named_file_counts_and_is_never_made(tmp_path):
     token = tmp_path / "mine"
-    token.write_text("0" * 64)
+    token.write_text("0" * 64, encoding="utf-8")
     token.chmod(0o644)
     assert "others could read" in start(tmp_path, RAY_AUTH_TOKEN_PATH=str(token)).stderr
     assert mode(token) == 0o600

@@ -158,7 +158,7 @@ def test_datasets_layout_of_the_hub(tmp_path):
     images = pa.array([{"bytes": PNG, "path": "0.png"}] * 2, STRUCT)
     for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
         write(tmp_path / "data" / f"{name}.parquet", [0, 1], images, ("img", "labels"), img={"_type": "Image"}, labels=label)
-    (tmp_path / "README.md").write_text("a data set")
+    (tmp_path / "README.md").write_text("a data set", encoding="utf-8")
     put(tmp_path, ".cache/huggingface/x.parquet")
     found = find(tmp_path)
     assert isinstance(found, ImageTables)

@@ -46,9 +46,9 @@ def run_folder(tmp_path_factory) -> Path:
 
 def test_distillation_writes_what_people_look_at(run_folder):
     assert OUTPUTS <= {path.name for path in run_folder.iterdir()}
-    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    summary = json.loads((run_folder / "summary.json").read_text())
+    summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
     assert {"student_fd", "student_fd_before", "student_accuracy", "student_best_n_ar"} <= summary.keys()
     assert summary["seconds_total"] > summary["seconds_gsim"] > 0
     assert [(row["model"], row["n_ar"]) for row in summary["loops"]] == [("student", 1), ("student", 2)]
@@ -62,7 +62,7 @@ def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
     both = (DISTILL, "--stages", "gsim,rl", "--out", tmp_path / "run", *QUICK, *QUICK_RL, "--learner.steps", 2)
     env = {"PYTHONPATH": str(ROOT / "tests")}
     succeed(*both, "--rl-learner.steps", 2, env=env)
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    summary = json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))
     scores = {f"student_{key}_{when}_rl" for key in ("fd", "accuracy", "diversity") for when in ("before", "after")}
     assert {"student_fd_before", "student_fd", "reward_before", "reward_after"} | scores <= summary.keys()
     assert summary["rl_updates"] == 2
@@ -71,7 +71,7 @@ def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
     pictures = {"rl.png", "metrics-rl.jsonl", "student_before_RL.png", "student_after_RL.png"}
     assert (OUTPUTS - {"student_after.png"}) | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
     succeed(*both, "--resume", "--rl-learner.steps", 3, env=env)
-    assert json.loads((tmp_path / "run/summary.json").read_text())["rl_updates"] == 3
+    assert json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))["rl_updates"] == 3
 
 
 def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
@@ -87,7 +87,7 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(run_folder, resumed)
     succeed(DISTILL, "--out", resumed, "--resume", "--learner.steps", 5, *SHORT)
-    rows = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == [1, 2, 3, 4, 5]
     after = read_state(resumed / "student.safetensors")
     assert any((before[name] != after[name]).any() for name in before)
@@ -97,19 +97,19 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
 def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path):
     out, steps = tmp_path / "run", 500
     command = [sys.executable, DISTILL, "--out", out, "--learner.steps", steps, *SHORT]
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
     end = time.monotonic() + 200
-    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 3:
-        assert time.monotonic() < end and job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) < 3:
+        assert time.monotonic() < end and job.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
         time.sleep(0.1)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(120) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-3000:]
-    assert "stopped on SIGTERM in stage gsim; --resume continues" in (tmp_path / "log").read_text()
-    done = len((out / "metrics.jsonl").read_text().splitlines())
+    assert job.wait(120) == 128 + signal.SIGTERM, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
+    assert "stopped on SIGTERM in stage gsim; --resume continues" in (tmp_path / "log").read_text(encoding="utf-8")
+    done = len((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     assert 3 <= done < steps
     succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 2, *SHORT)
-    rows = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == list(range(1, done + 3))
 
 
@@ -135,7 +135,7 @@ def test_the_embedded_models_are_sampled_without_options(tmp_path):
     row = json.loads(succeed(
         "jobs/evaluate.py", "--teacher", "--sampler.steps", 5, "--n-ar", 2, "--per-label", 2, "--out", tmp_path / "t.json"
     ))  # fmt: skip
-    assert row["model"] == "teacher" and row["samples"] == 20 and json.loads((tmp_path / "t.json").read_text()) == row
+    assert row["model"] == "teacher" and row["samples"] == 20 and json.loads((tmp_path / "t.json").read_text(encoding="utf-8")) == row
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_evaluation_refuses_what_is_no_npz(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut")
     assert "is not an .npz with arr_0" in refuse("jobs/evaluate.py", "--npz", tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", np.zeros((2, 3)), np.zeros(2))
-    assert "uint8 (N, H, W, C) and (N,) fit" in refuse("jobs/evaluate.py", "--npz", tmp_path / "y.npz")
+    assert "uint8 (N, H, W, C) and integers (N,) fit" in refuse("jobs/evaluate.py", "--npz", tmp_path / "y.npz")
     objects = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "z.npz", objects, objects)
     assert "allow_pickle=False" in refuse("jobs/evaluate.py", "--npz", tmp_path / "z.npz")
@@ -174,7 +174,7 @@ def test_distillation_refuses_bad_files(tmp_path):
     assert "holds 64 values an image, this model needs" in refuse(DISTILL, "--latents", other, "--out", tmp_path / "run")
     pq.write_table(pq.read_table(other).drop_columns(["label"]), tmp_path / "lacking.parquet")
     assert "lacks the column(s) ['label']" in refuse(DISTILL, "--latents", tmp_path / "lacking.parquet")
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     assert "Not a directory" in refuse(DISTILL, "--out", tmp_path / "file" / "run")
     assert not (tmp_path / "run").exists()
 
@@ -192,7 +192,7 @@ def test_distillation_refuses_bad_options(tmp_path):
     assert "--student goes with --stages rl" in refuse(DISTILL, "--stages", "rl", *out)
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "beauty", *out)
     assert "there is nothing at no/such/reward" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:no/such/reward", *out)
-    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
     assert "has 2 prompts, the model has 10 classes" in refuse(DISTILL, "--stages", "gsim,rl", "--prompts", tmp_path / "prompts.txt", *out)
     assert not (tmp_path / "run").exists()
 

@@ -25,7 +25,7 @@ def imported(source: str) -> set[str]:
 def test_no_import_points_upwards(layer):
     files = sorted((ROOT / layer).rglob("*.py"))
     assert files
-    wrong = {f.relative_to(ROOT): imported(f.read_text()) & FORBIDDEN[layer] for f in files}
+    wrong = {f.relative_to(ROOT): imported(f.read_text(encoding="utf-8")) & FORBIDDEN[layer] for f in files}
     assert not {str(path): names for path, names in wrong.items() if names}
 
 

@@ -17,10 +17,10 @@ def test_documents_show_what_was_measured_with_the_settings_of_today(monkeypatch
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(records, "distil", lambda out, *_: pytest.fail(f"{out.name} has to be measured again: make results"))
     config = results.Config(document=tmp_path / "docs/results.md", readme=tmp_path / "README.md", out=tmp_path / "none")
-    config.readme.write_text((ROOT / "README.md").read_text())
+    config.readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     results.main(config)
-    assert config.readme.read_text() == (ROOT / "README.md").read_text()
-    told, written = (path.read_text().splitlines() for path in (config.document, ROOT / "docs/results.md"))
+    assert config.readme.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+    told, written = (path.read_text(encoding="utf-8").splitlines() for path in (config.document, ROOT / "docs/results.md"))
     assert [line for line in told if "Made by" not in line] == [line for line in written if "Made by" not in line]
 
 

@@ -149,7 +149,7 @@ def small_open_clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("open_clip") / "small-test-clip.json"
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     vision = {"image_size": SIDE, "layers": 1, "width": 64, "patch_size": 8}
-    path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    path.write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}), encoding="utf-8")
     open_clip.add_model_config(path)
     return path.stem
 
@@ -193,7 +193,7 @@ PUBLISHED = {
 
 def test_image_reward_reads_the_published_names(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "coat", "two", "bags"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     torch.manual_seed(0)
     original = ImageReward(VISION, TEXT, None).eval()
     state = {to_published(name): value for name, value in original.state_dict().items()}
@@ -234,7 +234,8 @@ def test_image_reward_has_the_published_size():
 
 def test_sums_and_plug_ins(clip_folder, monkeypatch, tmp_path):
     (tmp_path / "my_rewards.py").write_text(
-        "class Brightness:\n    differentiable = False\n    def __call__(self, images, prompts):\n        return images.mean((1, 2, 3))\n"
+        "class Brightness:\n    differentiable = False\n    def __call__(self, images, prompts):\n        return images.mean((1, 2, 3))\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     both = load_reward([f"0.5*pickscore:{clip_folder}", "-2*plugin:my_rewards:Brightness"])
@@ -267,7 +268,7 @@ def test_prompts_name_the_classes(tmp_path):
     assert class_prompts(["bag"]) == ["A harmonious and high quality image of bag"]
     with pytest.raises(ValueError, match="lacks {}"):
         class_prompts(["bag"], "no place")
-    (tmp_path / "prompts.txt").write_text("a bag\n\na coat\n")
+    (tmp_path / "prompts.txt").write_text("a bag\n\na coat\n", encoding="utf-8")
     assert read_prompts(tmp_path / "prompts.txt", 2) == ["a bag", "a coat"]
     with pytest.raises(ValueError, match="has 2 prompts, the model has 3 classes"):
         read_prompts(tmp_path / "prompts.txt", 3)

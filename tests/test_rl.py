@@ -147,7 +147,7 @@ def test_a_killed_process_changes_nothing(plan, tmp_path, victim):
 
 def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not path.exists() or len(path.read_text().splitlines()) < rows:
+    while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) < rows:
         assert time.monotonic() < end, f"{path} does not get to {rows} rows"
         time.sleep(0.05)
 
@@ -187,7 +187,7 @@ def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path, action):
     tmp_path.joinpath("run").mkdir()
     with hired(plan) as crew:
         last = train(RLRun.of(plan, crew), Storage.of(str(tmp_path / "run")), "rl")
-        progress, guard_state = (json.loads((last / name).read_text()) for name in ("progress.json", "guard.json"))
+        progress, guard_state = (json.loads((last / name).read_text(encoding="utf-8")) for name in ("progress.json", "guard.json"))
         best = pack(load_file(last / "best.safetensors"), 0, torch.float32)
         judged = ray.get(crew.judge.look.remote(best))
     assert judged.fd == pytest.approx(guard_state["best"]["fd"], rel=1e-4)

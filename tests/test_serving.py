@@ -111,7 +111,7 @@ def listeners(running: Server, title: str) -> set:
 
 def test_every_series_of_the_dashboard_is_there(running, client):
     client.images.generate(prompt="a bag")
-    board = json.loads((ROOT / "docs/grafana.json").read_text())
+    board = json.loads((ROOT / "docs/grafana.json").read_text(encoding="utf-8"))
     asked = set(re.findall(r"ray_(?:marval_)?serve_\w+", json.dumps(board["panels"])))
     assert len(asked) > 7
     wait_until(lambda: asked <= set(re.findall(r"^ray_\w+", running.metrics(), re.MULTILINE)))
@@ -266,7 +266,7 @@ def test_a_new_student_takes_over_without_a_lost_request(tmp_path):
             new, so_far = running.state()["model_version"], len(load.answers)
             wait_until(lambda: len(load.answers) > so_far + 50)
             (run / "student-gsim.safetensors").write_bytes(b"no student")
-            wait_until(lambda: "stays with the student" in (tmp_path / "log").read_text())
+            wait_until(lambda: "stays with the student" in (tmp_path / "log").read_text(encoding="utf-8"))
         (replica,) = running.processes("ServeReplica:marval:Sampler")
         replica.kill()
         wait_until(lambda: running.processes("ServeReplica:marval:Sampler") not in ([], [replica]), 120)
@@ -335,8 +335,8 @@ def answers(running: Server) -> bool:
 def test_the_shipped_config_file_serves(tmp_path):
     port = free_port()
     config = tmp_path / "serve.yaml"
-    config.write_text((ROOT / "jobs/serve.yaml").read_text().replace("8000", str(port)))
-    with (tmp_path / "log").open("w") as log:
+    config.write_text((ROOT / "jobs/serve.yaml").read_text(encoding="utf-8").replace("8000", str(port)), encoding="utf-8")
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
         command = [Path(sys.executable).with_name("serve"), "run", config]
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:

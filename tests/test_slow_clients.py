@@ -20,4 +20,4 @@ def test_bodies_that_never_end_keep_nobody_out(tmp_path):
         assert httpx.post(f"{running.address}{PATH}", json={"class": 1, "steps": 1}, timeout=60).status_code == 200
         assert all(one.recv(1000).startswith(b"HTTP/1.1 408") for one in stuck)
         assert httpx.get(f"{running.address}/healthz", timeout=60).status_code == 200
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text(encoding="utf-8")

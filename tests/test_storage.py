@@ -58,7 +58,7 @@ def test_a_working_copy_and_its_bucket(bucket):
     assert here.listing() == [] and str(here) == "s3://runs/a/b" and here.folder != elsewhere.folder
     (here.folder / "tensorboard").mkdir()
     for name in (*NAMES, "config.json", "last-gsim"):
-        (here.folder / name / "events" if name == "tensorboard" else here.folder / name).write_text(name)
+        (here.folder / name / "events" if name == "tensorboard" else here.folder / name).write_text(name, encoding="utf-8")
     here.push("config.json")
     assert here.listing() == ["config.json"]
     here.push()
@@ -71,7 +71,7 @@ def test_a_working_copy_and_its_bucket(bucket):
 
 def test_a_folder_is_its_own_copy(tmp_path):
     storage = Storage.of(str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     storage.pull()
     storage.push()
     assert storage.folder == tmp_path and storage.listing() == ["config.json"] and storage.checkpoints == str(tmp_path)
@@ -136,11 +136,11 @@ def test_a_disk_that_vanishes_ends_the_run_with_a_reason(tmp_path):
     real.mkdir()
     out = disk / "run"
     command = list(map(str, (sys.executable, DISTILL, "--out", out, *SHORT)))
-    with mounted("--bind", real, disk), (tmp_path / "log").open("w") as log:
+    with mounted("--bind", real, disk), (tmp_path / "log").open("w", encoding="utf-8") as log:
         job = subprocess.Popen([*command, "--learner.steps", "2000"], cwd=ROOT, stdout=log, stderr=log)
         wait_until(lambda: job.poll() is not None or (out / "metrics.jsonl").exists() and len(steps(out)) > 5, 200)
-    assert job.wait(200) == 1, (tmp_path / "log").read_text()[-3000:]
-    message = last_error((tmp_path / "log").read_text())
+    assert job.wait(200) == 1, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
+    message = last_error((tmp_path / "log").read_text(encoding="utf-8"))
     assert "--resume" in message and str(disk) in message
     with mounted("--bind", real, disk):
         done = len(steps(out))

@@ -42,7 +42,7 @@ def cluster(request, tmp_path):
         RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
         "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/marval-{port}",
     ]  # fmt: skip
-    with open(tmp_path / "head.log", "w") as log:
+    with open(tmp_path / "head.log", "w", encoding="utf-8") as log:
         head = subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(f"http://127.0.0.1:{dashboard}/api/version", token)

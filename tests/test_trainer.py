@@ -91,7 +91,7 @@ def test_a_killed_worker_is_restarted_to_the_same_numbers(run, tmp_path):
 
 def wait_for_step(path: Path, step: int, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not path.exists() or len(path.read_text().splitlines()) < step:
+    while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) < step:
         assert time.monotonic() < end, f"{path} does not get to step {step}"
         time.sleep(0.05)
 

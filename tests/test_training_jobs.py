@@ -65,7 +65,7 @@ def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
     reward = load_reward([f"pickscore:{tmp_path / 'reward'}"])
     score = reward(torch.zeros(2, 1, 28, 28), class_prompts(CLASS_NAMES)[:2])
     assert score.shape == (2,) and score.isfinite().all() and reward.differentiable
-    figures = json.loads((tmp_path / "reward" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "reward" / "figures.json").read_text(encoding="utf-8"))
     assert {"noise", "texture", "other class", "one step", "student"} <= figures["pair_accuracy"].keys()
 
 
@@ -73,11 +73,11 @@ def test_teacher_figures_and_their_speed_alone(tmp_path):
     job = ("jobs/teacher_figures.py", "--out", tmp_path / "figures.json", "--sampler.steps", 3, "--batch", 10)
     work(*job, "--cfg", 1.0, 2.0, "--choice-samples", 20, "--choice-steps", 2, "--choice-loops", 1, "--samples", 20,
          "--few", 10, "--loops", 2, "--few-loops", 1)  # fmt: skip
-    figures = json.loads((tmp_path / "figures.json").read_text())
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert [(row["n_ar"], row["samples"]) for row in figures["rows"]] == [(2, 20), (2, 10), (1, 10)]
     assert len(figures["choice"]) == 3 and figures["sampler"]["steps"] == 3
     work(*job, "--retime")
-    again = json.loads((tmp_path / "figures.json").read_text())
+    again = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     kept = [{k: v for k, v in row.items() if k != "images_per_second"} for row in again["rows"]]
     assert kept == [{k: v for k, v in row.items() if k != "images_per_second"} for row in figures["rows"]]
     assert again["rows"][0]["images_per_second"] != figures["rows"][0]["images_per_second"]
@@ -86,7 +86,7 @@ def test_teacher_figures_and_their_speed_alone(tmp_path):
 def test_speed_of_sampling(tmp_path):
     work("bench/sampling.py", "--preset", "tiny", "--batch", 2, "--loops", 4, "--measured", 1, "--repeats", 1,
          "--steps", 3, "--json", tmp_path / "speed.json")  # fmt: skip
-    results = json.loads((tmp_path / "speed.json").read_text())
+    results = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
     assert results.keys() == {"student", "teacher"} and all(0 < r["share"] < 1.5 for r in results.values())
     assert results["teacher"]["flops"] > results["student"]["flops"]
     assert "unknown preset 'mar-x'" in refuse("bench/sampling.py", "--preset", "mar-x")

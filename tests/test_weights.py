@@ -168,7 +168,7 @@ def test_configs_that_cannot_be_used_are_named(tmp_path):
         read_config(tmp_path)
     fields = str(asdict(SMALL) | {"colour": 1}).replace("'", '"')
     for text in ("{", "{}", f'{{"model": {fields}}}'):
-        (tmp_path / "config.json").write_text(text)
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="config.json is not (JSON|a model config)"):
             read_config(tmp_path)
 
