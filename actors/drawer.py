@@ -77,7 +77,7 @@ class Sampler:
                 self.thread.served = await work(own, self._load, newest_of(checkpoint))
                 self.refused = None
             except (ValueError, OSError, torch.OutOfMemoryError) as error:
-                self.refused = str(error)
+                self.refused = str(error).replace(f"{checkpoint}/", "")  # /healthz tells it to strangers
         return self.refused
 
     async def _begin(self, served: Served) -> None:
@@ -163,5 +163,3 @@ def version_of(checkpoint: Path) -> str:
     """The first 12 digits of the file's SHA-256."""
     with checkpoint.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actors.signals import hold_back, leave, leave_if_asked, let_through, on_signal
 from marval_ray.descendants import end_them_at_exit, lost
 from marval_ray.environment import before_ray, before_serve
-from marval_ray.signals import leave, on_signal
 
-on_signal(leave)  # already while all else is imported
+hold_back()
 end_them_at_exit()
 before_ray()
 before_serve()
@@ -57,8 +57,10 @@ def main(config: Config) -> None:
     first = student_of(config.checkpoint)
     check(first, config)
     app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
+    leave_if_asked()
     ray.init()
-    on_signal(leave)  # Ray has put its own there
+    on_signal(leave)
+    let_through()
     check_resources(demands(config), node_resources())
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
     serve.run(app, name="marval", logging_config={"enable_access_log": False})
@@ -88,7 +90,7 @@ def wait_for_student(run: Path, poll: float) -> None:
         raise ValueError(f"--follow {run} is not a folder: name a run of jobs/distill.py")
     while not students(run):
         print(f"{run} has no student yet: waiting for the end of its GSIM stage", flush=True)
-        time.sleep(poll)
+        leave_if_asked(poll)
 
 
 def check(student: Path, config: Config) -> None:
@@ -116,7 +118,7 @@ def move_on(run: Path) -> bool:
         print(f"the replicas do not answer, and are asked again: {type(error).__name__}", file=sys.stderr, flush=True)
         return False
     for reason in refusals - {None}:
-        print(f"stays with the student that it has: {reason}", file=sys.stderr, flush=True)
+        print(f"stays with the student that it has, as in {run}: {reason}", file=sys.stderr, flush=True)
     if None in refusals:
         print(f"serving the newest student of {run}", flush=True)
     return True
@@ -133,4 +135,7 @@ def finish(deadline: float) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config, __doc__)
+    try:
+        cli.run(main, Config, __doc__)
+    finally:
+        let_through()

@@ -118,7 +118,7 @@ def newest_of(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (there := students(path)):
-        raise ValueError(f"{path} has no student now")
+        raise ValueError("the run has no student now")
     return there[0]
 
 

@@ -6,11 +6,8 @@ import io
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,10 +20,7 @@ import pytest
 from commands import ROOT, refuse
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
-from servers import PATH, Server, free_port, server, wait_until
-
-from marval_ray import assets_index
-from marval_ray.weights import read_state, save_weights
+from servers import PATH, Server, server, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -223,87 +217,6 @@ def test_wrong_options_are_refused(running, tmp_path):
         assert sentence in refuse("jobs/serve.py", *(options if "--port" in options else ("--port", 0, *options)))
 
 
-class Load:
-    """Clients that ask for single images until told to stop, and note what they get."""
-
-    def __init__(self, running: Server, clients: int):
-        self.url, self.stop, self.answers = f"{running.address}{PATH}", threading.Event(), list[tuple[int, str]]()
-        self.threads = [threading.Thread(target=self._ask, args=(k,)) for k in range(clients)]
-
-    def _ask(self, k: int) -> None:
-        with httpx.Client(timeout=60) as client:
-            for seed in range(k, 1_000_000, len(self.threads)):
-                if self.stop.is_set():
-                    return
-                answer = client.post(self.url, json={"class": seed % 10, "seed": seed, "steps": 16})
-                self.answers.append((answer.status_code, answer.headers.get("x-model-version", answer.text)))
-
-    def __enter__(self) -> "Load":
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(timeout=60)
-            assert not thread.is_alive(), "a request hangs"
-
-
-@pytest.mark.slow
-def test_a_new_student_takes_over_without_a_lost_request(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    shutil.copy(assets_index.STUDENT.parent / "config.json", run)
-    shutil.copy(assets_index.STUDENT, run / "student-gsim.safetensors")
-    with server(tmp_path / "log", "--follow", run, "--poll", 1) as running:
-        with Load(running, 8) as load:
-            old = running.state()["model_version"]
-            wait_until(lambda: len(load.answers) > 50)
-            state = {name: 1.01 * value for name, value in read_state(assets_index.STUDENT).items()}
-            save_weights(run / "student.safetensors", state, next(iter(state.values())).dtype)
-            wait_until(lambda: running.state()["model_version"] != old)
-            new, so_far = running.state()["model_version"], len(load.answers)
-            wait_until(lambda: len(load.answers) > so_far + 50)
-            (run / "student-gsim.safetensors").write_bytes(b"no student")
-            wait_until(lambda: "stays with the student" in (tmp_path / "log").read_text(encoding="utf-8"))
-        (replica,) = running.processes("ServeReplica:marval:Sampler")
-        replica.kill()
-        wait_until(lambda: running.processes("ServeReplica:marval:Sampler") not in ([], [replica]), 120)
-        wait_until(lambda: version(running) == new, 120)
-    assert {status for status, _ in load.answers} == {200}
-    versions = [version for _, version in load.answers]
-    assert set(versions) == {old, new} and versions[-1] == new
-
-
-def version(running: Server) -> str | None:
-    """The version that is served, None as long as nobody serves."""
-    answer = httpx.get(f"{running.address}/healthz", timeout=60)
-    return answer.json()["model_version"] if answer.status_code == 200 else None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("role", ["Sampler", "Api"])
-def test_a_killed_replica_leaves_no_request_hanging(tmp_path, role):
-    with server(tmp_path / "log") as running, Load(running, 8) as load:
-        wait_until(lambda: len(load.answers) > 50)
-        (replica,) = running.processes(f"ServeReplica:marval:{role}")
-        replica.kill()
-        wait_until(lambda: any(status != 200 for status, _ in load.answers))
-        so_far = len(load.answers)
-        wait_until(lambda: [status for status, _ in load.answers[so_far:]].count(200) > 50, 120)
-    assert {status for status, _ in load.answers} == {200, 503}
-
-
-@pytest.mark.slow
-def test_beyond_the_queue_limit_clients_are_told_to_come_back(tmp_path):
-    with server(tmp_path / "log", "--batch", 2, "--queue", 4) as running, ThreadPoolExecutor(40) as pool:
-        ask = lambda k: httpx.post(f"{running.address}{PATH}", json={"class": 1, "steps": 64}, timeout=60)  # noqa: E731
-        answers = list(pool.map(ask, range(40)))
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
-
-
 @pytest.mark.slow
 def test_the_openapi_document_holds(running, tmp_path):
     """Schemathesis: requests made from the document, right and wrong; none may end in a server error."""
@@ -313,36 +226,3 @@ def test_the_openapi_document_holds(running, tmp_path):
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, timeout=600, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-
-
-@pytest.mark.slow
-def test_a_key_is_asked_for(tmp_path):
-    with server(tmp_path / "log", env={"MARVAL_API_KEY": "secret"}) as running:
-        url, body = f"{running.address}{PATH}", {"class": 1, "steps": 1}
-        assert httpx.post(url, json=body, timeout=60).status_code == 401
-        assert httpx.post(url, json=body, timeout=60, headers={"authorization": "Bearer secret"}).status_code == 200
-        assert "secret" not in json.dumps(httpx.get(f"{running.address}/v1/models").json())
-
-
-def answers(running: Server) -> bool:
-    try:
-        return httpx.get(f"{running.address}/healthz", timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-@pytest.mark.slow
-def test_the_shipped_config_file_serves(tmp_path):
-    port = free_port()
-    config = tmp_path / "serve.yaml"
-    config.write_text((ROOT / "jobs/serve.yaml").read_text(encoding="utf-8").replace("8000", str(port)), encoding="utf-8")
-    with (tmp_path / "log").open("w", encoding="utf-8") as log:
-        command = [Path(sys.executable).with_name("serve"), "run", config]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-    try:
-        running = Server(f"http://127.0.0.1:{port}", process.pid)
-        wait_until(lambda: answers(running), 120)
-        assert httpx.post(f"{running.address}{PATH}", json={"class": "bag", "steps": 2}, timeout=60).status_code == 200
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
