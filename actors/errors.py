@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError, UserCodeException
-from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from marval_ray import cli
 
@@ -29,20 +28,15 @@ def sentence(error: BaseException) -> str:
     if isinstance(cause, UserCodeException):  # Ray Data keeps what was raised as text alone
         return _lines(str(error).split("The above exception was the direct cause")[0])[-1]
     lines = _lines(str(cause))
-    if isinstance(cause, (RayError, TrainingFailedError)):
+    if isinstance(cause, RayError):
         return lines[-1]  # what a traceback in text ends with
     return lines[0] if isinstance(cause, (ValueError, OSError)) else f"{type(cause).__name__}: {lines[0]}"
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Go down to what a task, a worker of Ray Train or its controller raised."""
-    match error:
-        case WorkerGroupError() if error.worker_failures:
-            return cause_of(error.worker_failures[min(error.worker_failures)])
-        case ControllerError():
-            return cause_of(error.controller_failure)
-        case RayTaskError() if isinstance(error.cause, BaseException):
-            return cause_of(error.cause)
+    """Go down to what a task raised."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        return cause_of(error.cause)
     return error
 
 
@@ -67,7 +61,7 @@ def plainly(log: Path) -> Iterator[None]:
     """Turn an error of Ray, or of a worker, into a ValueError of one sentence that names `log`, where the whole goes."""
     try:
         yield
-    except (RayError, TrainingFailedError, WorkerError) as error:
+    except (RayError, WorkerError) as error:
         write_down(log, whole(error))
         raise ValueError(f"{sentence(error)} (more in {log})") from error
 

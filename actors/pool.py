@@ -20,9 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.errors import WorkerError
 from actors.patience import Patience
-from actors.reward import Delivery
 from marval_ray.config import RLConfig, RoleConfig
-from marval_ray.types import Request, Weights
+from marval_ray.types import Delivery, Request, Weights
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from actors.pool import Crew, Feed, about, hire
 from actors.resources import resources
 from actors.reward import RewardWorker
 from actors.rl import RLRun
-from actors.rollout import Drawn, RolloutWorker
+from actors.rollout import RolloutWorker
 from actors.shares import joined
 from actors.trainer import train
 from actors.watch import BEST
 from marval_ray.config import RLConfig
 from marval_ray.flat_weights import DTYPES, pack
 from marval_ray.storage import Storage
-from marval_ray.types import Rollout
+from marval_ray.types import Drawn, Rollout
 from marval_ray.weights import load_model
 
 MEASURED_BATCH = 1_000_000

@@ -2,26 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from actors.rollout import Drawn, own_device
+from actors.rollout import own_device
 from marval_ray.config import ModelConfig
 from marval_ray.models.vae import load_vae
 from marval_ray.rewards import load_reward
 from marval_ray.scoring import Scorer
-from marval_ray.types import Rollout, Scored
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A scored rollout, and the seconds that drawing and scoring took."""
-
-    rollout: Rollout
-    scored: Scored
-    rollout_seconds: float
-    reward_seconds: float
+from marval_ray.types import Delivery, Drawn, Scored
 
 
 class RewardWorker:

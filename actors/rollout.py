@@ -1,7 +1,6 @@
 """Rollout worker: draws images with the student that it is handed. A plain class; `actors.pool` makes actors of it."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,15 +9,7 @@ from marval_ray.config import ModelConfig
 from marval_ray.flat_weights import unpack
 from marval_ray.models.mar import MAR
 from marval_ray.sampling import Draws, TokenSampler, sample_tokens
-from marval_ray.types import Request, Rollout, Weights
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A rollout and the seconds it took."""
-
-    rollout: Rollout
-    seconds: float
+from marval_ray.types import Drawn, Request, Rollout, Weights
 
 
 class RolloutWorker:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from actors.pool import Feed
-from actors.reward import Delivery
-from marval_ray.types import Rollout, Scored
+from marval_ray.types import Delivery, Rollout, Scored
 
 
 @dataclass(frozen=True)

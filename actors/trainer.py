@@ -78,7 +78,7 @@ def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
         try:
             result = fit(trainer, recorder)
         except ray.train.TrainingFailedError as error:
-            answer(recorder.fail.remote(sentence(error), whole(error)), RECORDER)
+            answer(recorder.fail.remote(sentence(culprit(error)), whole(error)), RECORDER)
     failure: str | None = answer(recorder.finish.remote(), RECORDER)
     if failure:
         saved = f"what was saved is in {storage}: cure the cause, then --resume"
@@ -90,6 +90,16 @@ def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
     if storage.uri is None:
         return Path(result.checkpoint.path)
     return Path(result.checkpoint.to_directory(storage.folder / f"last-{stage}"))
+
+
+def culprit(error: BaseException) -> BaseException:
+    """Go down to what a worker of Ray Train, or its controller, raised."""
+    match error:
+        case ray.train.WorkerGroupError() if error.worker_failures:
+            return culprit(error.worker_failures[min(error.worker_failures)])
+        case ray.train.ControllerError():
+            return culprit(error.controller_failure)
+    return error
 
 
 def fit(trainer: ray.train.torch.TorchTrainer, recorder: Any) -> ray.train.Result:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchvision.models import ResNet50_Weights
-
 from marval_ray.files import read_text
 
 TEMPLATE = "A harmonious and high quality image of {}"
@@ -12,6 +10,8 @@ TEMPLATE = "A harmonious and high quality image of {}"
 
 def imagenet_names() -> tuple[str, ...]:
     """Names of ImageNet's 1,000 classes in the order of their folders, which is that of MAR's labels."""
+    from torchvision.models import ResNet50_Weights  # takes seconds, and few need it
+
     return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
 
 

@@ -70,6 +70,14 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A rollout and the seconds it took."""
+
+    rollout: Rollout
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Scored:
     """Rewards of a rollout's images, and d score / d tokens of each where the reward has a gradient."""
 
@@ -80,3 +88,13 @@ class Scored:
         """Which images have a usable score and gradient."""
         good = self.score.isfinite()
         return good if self.gradient is None else good & self.gradient.flatten(1).isfinite().all(1)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A scored rollout, and the seconds that drawing and scoring took."""
+
+    rollout: Rollout
+    scored: Scored
+    rollout_seconds: float
+    reward_seconds: float

@@ -39,7 +39,7 @@ class CLIPReward(nn.Module):
         self.texts: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, folder: str, scale: float | None = None) -> "CLIPReward":
+    def load(cls, folder: str | Path, scale: float | None = None) -> "CLIPReward":
         """A frozen reward from a local folder or a name on the Hugging Face hub; safetensors only.
 
         Raises ValueError when it cannot be read or its weights do not fit. The folder holds the processor's files too;

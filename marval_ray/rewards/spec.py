@@ -4,15 +4,12 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from marval_ray.assets_index import resolve
 from marval_ray.rewards.base import Reward, WeightedSum
-from marval_ray.rewards.clip import CLIPReward
-from marval_ray.rewards.hps import HPSReward
-from marval_ray.rewards.image_reward import ImageReward
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,8 @@ class Spec:
             number = math.nan
         if not math.isfinite(number):
             raise ValueError(f"reward {text!r}: {weight!r} is no number; write WEIGHT*KIND:PLACE")
-        if kind not in LOADERS or not colon or not place:
-            raise ValueError(f"reward {text!r} is not [WEIGHT*]KIND:PLACE with KIND one of {', '.join(LOADERS)}")
+        if kind not in KINDS or not colon or not place:
+            raise ValueError(f"reward {text!r} is not [WEIGHT*]KIND:PLACE with KIND one of {', '.join(KINDS)}")
         return cls(number, kind, place)
 
 
@@ -51,17 +48,25 @@ def check_rewards(texts: Sequence[str]) -> None:
         if looks_local and not place.exists():
             raise ValueError(f"reward {spec.kind}: there is nothing at {spec.place}")
         if place.exists():
-            CHECKS[spec.kind](place)
+            reward_class(spec.kind).check(place)
 
 
 def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
     """The weighted sum of the rewards `texts`. Raises ValueError when one of them cannot be read."""
     specs = [Spec.parse(text) for text in texts]
-    rewards = tuple(LOADERS[spec.kind](spec.place) for spec in specs)
+    rewards = tuple(map(load_one, specs))
     for reward in rewards:
         if isinstance(reward, torch.nn.Module):
             reward.to(device)
     return WeightedSum(rewards, tuple(spec.weight for spec in specs), tuple(texts))
+
+
+def load_one(spec: Spec) -> Reward:
+    """The reward of `spec`, without its weight. Raises ValueError when it cannot be read."""
+    if spec.kind == "plugin":
+        return load_plugin(spec.place)
+    options = {"scale": 100.0} if spec.kind == "clip" else {}
+    return reward_class(spec.kind).load(resolve(spec.place), **options)
 
 
 def load_plugin(place: str) -> Reward:
@@ -88,19 +93,19 @@ def find_plugin(place: str) -> Callable[[], Reward]:
         raise ValueError(f"reward plug-in {place!r}: {error}; write plugin:MODULE:FUNCTION") from error
 
 
-LOADERS: dict[str, Callable[[str], Reward]] = {
-    "pickscore": lambda place: CLIPReward.load(str(resolve(place))),
-    "clip": lambda place: CLIPReward.load(str(resolve(place)), scale=100.0),
-    "hpsv2": lambda place: HPSReward.load(Path(place)),
-    "image_reward": lambda place: ImageReward.load(Path(place)),
-    "plugin": load_plugin,
-}
+def reward_class(kind: str) -> Any:
+    """Import the class of the rewards of `kind`, only when there is one: transformers and open_clip take seconds."""
+    module, name = CLASSES[kind]
+    return getattr(importlib.import_module(f"marval_ray.rewards.{module}"), name)
 
+
+CLASSES = {
+    "pickscore": ("clip", "CLIPReward"),
+    "clip": ("clip", "CLIPReward"),
+    "hpsv2": ("hps", "HPSReward"),
+    "image_reward": ("image_reward", "ImageReward"),
+}
+"""Module and class of each kind that is read from files."""
+KINDS = (*CLASSES, "plugin")
 HUB = ("pickscore", "clip")
 """Kinds whose place may be a name on the Hugging Face hub."""
-CHECKS: dict[str, Callable[[Path], None]] = {
-    "pickscore": CLIPReward.check,
-    "clip": CLIPReward.check,
-    "hpsv2": HPSReward.check,
-    "image_reward": ImageReward.check,
-}
