@@ -10,15 +10,18 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from marval_ray.checkpoints import StateDict, read_state
 from marval_ray.files import read_json
 from marval_ray.weights import check_finite, check_fit, check_report
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 WEIGHTS = "diffusion_pytorch_model"
 """How diffusers names the files of weights in a folder."""
@@ -50,7 +53,7 @@ class VAE(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, autoencoder: AutoencoderKL):
+    def __init__(self, autoencoder: "AutoencoderKL"):
         super().__init__()
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         shift, scale = _normalisation(autoencoder)
@@ -85,7 +88,7 @@ def codec_id(vae: VAE) -> str:
     return digest.hexdigest()[:16]
 
 
-def _normalisation(autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
+def _normalisation(autoencoder: "AutoencoderKL") -> tuple[Tensor, Tensor]:
     c = autoencoder.config
     if c.latents_mean is None:
         return torch.full((1, 1, 1, 1), c.shift_factor or 0.0), torch.full((1, 1, 1, 1), c.scaling_factor)
@@ -120,11 +123,11 @@ class KLConfig:
             quant_conv="quant_conv.weight" in state,
         )
 
-    def build(self) -> AutoencoderKL:
+    def build(self) -> "AutoencoderKL":
         """The autoencoder with random weights, in diffusers' form."""
         levels = range(len(self.ch_mult))
         down, up = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
-        return AutoencoderKL(
+        return autoencoder_class()(
             down_block_types=tuple(down[level in self.attention_levels] for level in levels),
             up_block_types=tuple(up[level in self.decoder_attention_levels] for level in reversed(levels)),
             block_out_channels=tuple(self.ch * multiple for multiple in self.ch_mult),
@@ -175,7 +178,7 @@ def load_vae(path: Path, config: KLConfig = KL16) -> VAE:
     return VAE(autoencoder)
 
 
-def load_ldm_state(autoencoder: AutoencoderKL, state: StateDict, source: Path | str) -> None:
+def load_ldm_state(autoencoder: "AutoencoderKL", state: StateDict, source: Path | str) -> None:
     """Copy a state dict in LDM's format into `autoencoder`. Raises ValueError when it does not fit, in LDM's names."""
     own = autoencoder.state_dict()
     levels = len(autoencoder.config["up_block_types"])
@@ -200,7 +203,14 @@ def _ldm_layout(name: str, value: Tensor) -> Tensor:
     return value[:, :, None, None] if ".attentions." in name and value.ndim == 2 else value
 
 
-def _load_folder(folder: Path) -> AutoencoderKL:
+def autoencoder_class() -> "type[AutoencoderKL]":
+    """Import diffusers' class when one is made: that takes seconds, and most processes only name the type."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL
+
+
+def _load_folder(folder: Path) -> "AutoencoderKL":
     """By diffusers' own loader, which knows shards, variants and older names of layers."""
     path = folder / "config.json"
     if not path.exists():
@@ -211,7 +221,7 @@ def _load_folder(folder: Path) -> AutoencoderKL:
     weights, variant = _weights_of(folder)
     read_state(weights)  # tells better than diffusers what is wrong with a file
     try:
-        autoencoder, report = AutoencoderKL.from_pretrained(
+        autoencoder, report = autoencoder_class().from_pretrained(
             folder, variant=variant, use_safetensors=".safetensors" in weights.name, local_files_only=True,
             torch_dtype=torch.float32, low_cpu_mem_usage=False, ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
