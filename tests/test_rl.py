@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.gsim import GSIMRun
-from actors.pool import requests
+from actors.pool import Crew, requests
 from actors.recorder import read_metrics
 from actors.reinforce import hired
 from actors.rl import Plan, RLRun
@@ -72,11 +72,13 @@ def embedded(learner: LearnerConfig, guard: GuardConfig, **rl) -> Plan:
     )  # fmt: skip
 
 
-def trained(plan: Plan, folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged student after training in `folder`."""
+def trained(plan: Plan, folder: Path, crew: Crew | None = None) -> dict[str, torch.Tensor]:
+    """The averaged student after training in `folder`, with actors of its own unless there is a `crew`."""
+    if crew is None:
+        with hired(plan) as crew:
+            return trained(plan, folder, crew)
     folder.mkdir(exist_ok=True)
-    with hired(plan) as crew:
-        return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), "rl") / "ema.safetensors")
+    return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), "rl") / "ema.safetensors")
 
 
 def gap(a: dict, b: dict) -> float:
@@ -90,13 +92,14 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
     plan = with_rl(with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12), drift_weight=1e-3, class_drift_weight=1e-3)
-    whole = trained(plan, tmp_path / "whole")
+    with hired(plan) as crew:
+        whole = trained(plan, tmp_path / "whole", crew)
+        trained(with_learner(plan, steps=6), tmp_path / "parts", crew)
+        assert gap(whole, trained(plan, tmp_path / "parts", crew)) == 0
     rows = metrics(tmp_path / "whole")
     assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
     assert {row["flow/staleness"] for row in rows} == {0}
     assert {name for names in ROWS.values() for name in names if not name.startswith("held_out")} <= rows[-1].keys()
-    trained(with_learner(plan, steps=6), tmp_path / "parts")
-    assert gap(whole, trained(plan, tmp_path / "parts")) == 0
 
 
 @pytest.mark.slow
@@ -135,9 +138,9 @@ def test_the_policy_gradient_weighs_rollouts_of_older_weights(plan, tmp_path):
 @pytest.mark.parametrize("victim", ["RolloutWorker", "RewardWorker", "RayTrainWorker"])
 def test_a_killed_process_changes_nothing(plan, tmp_path, victim):
     plan = with_learner(plan, steps=20, checkpoint_every=5)
-    whole = trained(plan, tmp_path / "whole")
-    with ThreadPoolExecutor(1) as background:
-        result = background.submit(trained, plan, tmp_path / "killed")
+    with hired(plan) as crew, ThreadPoolExecutor(1) as background:
+        whole = trained(plan, tmp_path / "whole", crew)
+        result = background.submit(trained, plan, tmp_path / "killed", crew)
         wait_for_rows(tmp_path / "killed" / "metrics-rl.jsonl", 7)
         actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
         os.kill(actors[0].pid, signal.SIGKILL)
@@ -156,7 +159,8 @@ def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
 @pytest.mark.parametrize("staleness", [1, 2])
 def test_stale_rollouts_keep_their_bound_and_do_not_depend_on_timing(plan, tmp_path, staleness):
     plan = with_rl(with_learner(plan, steps=8), max_staleness=staleness)
-    assert gap(trained(plan, tmp_path / "once"), trained(plan, tmp_path / "again")) == 0
+    with hired(plan) as crew:
+        assert gap(trained(plan, tmp_path / "once", crew), trained(plan, tmp_path / "again", crew)) == 0
     assert max(row["flow/staleness"] for row in metrics(tmp_path / "once")) == staleness
 
 
@@ -166,8 +170,9 @@ def test_two_ranks_with_zero_3_equal_one(plan, tmp_path):
     the weights went."""
     start = load_file(plan.student)
     plan = with_rl(plan, freeze_head=True)
-    one = trained(plan, tmp_path / "one")
-    two = trained(with_learner(plan, workers=2, zero_stage=3, batch=3), tmp_path / "two")
+    with hired(plan) as crew:
+        one = trained(plan, tmp_path / "one", crew)
+        two = trained(with_learner(plan, workers=2, zero_stage=3, batch=3), tmp_path / "two", crew)
     assert distance(one, two) < 0.02 * distance(one, start)
     for name, value in start.items():
         if name.startswith("diffloss."):
