@@ -43,7 +43,7 @@ from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.run_lock import locked
-from marval_ray.storage import ERRORS, Storage, lasting
+from marval_ray.storage import ERRORS, Storage
 from marval_ray.weights import load_model, read_state, save_weights
 
 Result = TypeVar("Result")
@@ -93,7 +93,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    storage = Storage.of(lasting(config.out))
+    storage = Storage.of(config.out)
     with locked(storage):
         storage.pull()
         check_run_folder(storage, config, config.resume, config.overwrite)

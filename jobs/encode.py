@@ -9,7 +9,7 @@ The latents come in the order of the images, whatever the number of workers.
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,6 @@ from marval_ray.find_images import find_images
 from marval_ray.image_set import ImageSet, summary
 from marval_ray.image_tables import Columns, ImageTables, read_rows
 from marval_ray.models.vae import VAE, codec_id, load_vae
-from marval_ray.storage import lasting
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
@@ -82,7 +81,6 @@ class Config:
 
 
 def main(config: Config) -> None:
-    config = replace(config, out=Path(lasting(str(config.out))))
     parts = Parts.of(config.out)
     check_out(config, parts)
     columns = Columns(config.image_column, config.label_column)
@@ -232,8 +230,7 @@ def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
 
 def log_of(config: Config) -> Path:
     """The file for what Ray has to say."""
-    out = Path(lasting(str(config.out)))
-    return out.with_name(f"{out.name}.log")
+    return config.out.with_name(f"{config.out.name}.log")
 
 
 if __name__ == "__main__":

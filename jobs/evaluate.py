@@ -39,6 +39,7 @@ def main(config: Config) -> None:
         check_out(config.out)
     evaluator = Evaluator.load(config.classifier, config.reference)
     row = score_file(config.npz, evaluator) if config.npz else score_model(config, evaluator)
+    row = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
     print(json.dumps(row))
     if config.out:
         write_json(config.out, row)
@@ -58,6 +59,7 @@ def score_file(path: Path, evaluator: Evaluator) -> Row:
 def score_model(config: Config, evaluator: Evaluator) -> Row:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
+    evaluator.check_labels(labels)  # before they are drawn
     row, _ = measure("teacher" if config.teacher else "student", generation, labels, config.seed, evaluator)
     warn(evaluator, labels)
     return row

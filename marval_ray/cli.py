@@ -4,10 +4,13 @@ import io
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import replace
 from itertools import dropwhile, takewhile
 from typing import Any, TypeVar
 
 import tyro
+
+from marval_ray.storage import lasting
 
 Config = TypeVar("Config")
 
@@ -22,9 +25,15 @@ def run(
     """
     config = parse(config_type, description, {} if default is None else {"default": default})
     try:
-        main(config)
+        main(settled(config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def settled(config: Config) -> Config:
+    """Make a configuration's `out`, if it has one, absolute and such that it lasts (`lasting`)."""
+    out = getattr(config, "out", None)
+    return config if out is None else replace(config, out=type(out)(lasting(str(out))))  # type: ignore[type-var]
 
 
 def parse(config_type: type[Config], description: str | None, options: dict[str, Any]) -> Config:

@@ -65,7 +65,9 @@ class FiguresConfig:
         """
         if self.teacher is None:
             return []
-        rows = read_json(self.teacher)["rows"]
+        rows = read_json(self.teacher).get("rows")
+        if not rows:
+            raise ValueError(f"{self.teacher} holds no rows of figures: name a file that jobs/teacher_figures.py wrote")
         kept = [row for row in rows if row["samples"] == self.samples]
         if not kept:
             have = sorted({row["samples"] for row in rows})

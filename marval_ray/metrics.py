@@ -110,11 +110,15 @@ class Evaluator:
     def check(self, images: Tensor, labels: Tensor) -> None:
         """Raise ValueError unless these images can be compared with the reference."""
         channels, *size = images.shape[1:]
-        classes = self.classifier.logits.out_features
         if channels != 1 or size not in SIZES:
             raise ValueError(f"images are {channels} x {size[0]} x {size[1]} (channels, rows, columns): {KNOWN}")
-        if len(images) < 2:
-            raise ValueError(f"FD needs at least 2 images, got {len(images)}: it compares covariances")
+        self.check_labels(labels)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise ValueError unless images of these classes can be scored."""
+        classes = self.classifier.logits.out_features
+        if len(labels) < 2:
+            raise ValueError(f"FD needs at least 2 images, got {len(labels)}: it compares covariances")
         outside = labels[(labels < 0) | (labels >= classes)]
         if len(outside):
             raise ValueError(

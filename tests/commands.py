@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,46 +21,45 @@ def run(*arguments: object, env: dict[str, str] | None = None, timeout: float = 
 
 
 def succeed(*arguments: object, env: dict[str, str] | None = None) -> str:
-    """Standard output of a command that ends with 0."""
-    done = run(*arguments, env=env)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    """Standard output of a command that ends well. It runs in this process, which has all imports; Ray's are its own."""
+    with patch.dict(os.environ, env or {}):
+        out, err, code = _here(*arguments)
+    assert not code, out[-3000:] + err[-3000:] + str(code)
+    return out
+
+
+def warnings_of(*arguments: object) -> str:
+    """Standard error of a command that ends well."""
+    _, err, code = _here(*arguments)
+    assert not code, err + str(code)
+    return err
 
 
 def refuse(*arguments: object) -> str:
-    """The one line with which a command ends that was used wrongly. It runs in this process, which has all imports."""
-    printed, code = _here(*arguments)
-    message = printed + (code if isinstance(code, str) else "")  # Python prints a message that it exits with
+    """The one line with which a command ends that was used wrongly, in this process."""
+    out, err, code = _here(*arguments)
     assert code, f"{arguments} was not refused"
+    message = out + err + (code if isinstance(code, str) else "")  # Python prints a message that it exits with
     (line,) = (line for line in message.splitlines() if line.startswith("error: "))
     return line
 
 
-def work(*arguments: object) -> str:
-    """What a command prints that ends well, in this process: for commands that do not start Ray."""
-    printed, code = _here(*arguments)
-    assert not code, printed + str(code)
-    return printed
-
-
 def help_of(*arguments: object) -> str:
     """What `--help` prints."""
-    printed, code = _here(*arguments, "--help")
-    assert not code
-    return printed
+    return succeed(*arguments, "--help")
 
 
-def _here(script: str, *options: object) -> tuple[str, str | int | None]:
-    """(what a script prints, what it exits with)."""
-    printed, before = io.StringIO(), sys.argv
+def _here(script: str, *options: object) -> tuple[str, str, str | int | None]:
+    """(standard output, standard error, what a script exits with)."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [script, *map(str, options)]
     try:
-        with redirect_stderr(printed), redirect_stdout(printed):
+        with redirect_stdout(out), redirect_stderr(err):
             runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as end:
-        return printed.getvalue(), end.code
+        return out.getvalue(), err.getvalue(), end.code
     finally:
         sys.argv = before
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
-    return printed.getvalue(), None
+    return out.getvalue(), err.getvalue(), None

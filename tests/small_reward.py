@@ -25,17 +25,15 @@ class Darkness(Brightness):
         return -super().__call__(images, prompts)
 
 
-class SometimesNaN(Brightness):
-    """NaN for the first image of each call."""
+class FadesToNaN(Brightness):
+    """NaN for the first image of each call, and for all from the seventh call on."""
+
+    calls = 0
 
     def __call__(self, images, prompts):
-        first = torch.arange(len(images)) == 0
-        return torch.where(first, torch.nan, super().__call__(images, prompts))
-
-
-class AlwaysNaN(Brightness):
-    def __call__(self, images, prompts):
-        return super().__call__(images, prompts) * torch.nan
+        self.calls += 1
+        lost = (torch.arange(len(images)) == 0) | (self.calls > 6)
+        return torch.where(lost, torch.nan, super().__call__(images, prompts))
 
 
 class HangsOnce(Brightness):

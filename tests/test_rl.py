@@ -235,16 +235,12 @@ def learnt(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if not key.startswith("flow/") and "second" not in key} for row in metrics(folder)]
 
 
-def test_images_without_a_usable_reward_are_dropped_and_counted(plan, tmp_path):
-    trained(with_rl(with_learner(plan, steps=2), rewards=("plugin:small_reward:SometimesNaN",)), tmp_path / "run")
-    rows = metrics(tmp_path / "run")
-    assert [row["dropped"] for row in rows] == [3, 3] and all(row["skipped"] == 0 for row in rows)
-
-
-def test_rewards_that_are_never_usable_end_the_run_with_a_reason(plan, tmp_path):
-    broken = with_rl(with_learner(plan, steps=20, max_bad_steps=2), rewards=("plugin:small_reward:AlwaysNaN",))
+def test_images_without_a_usable_reward_are_dropped_and_end_the_run_when_they_are_all(plan, tmp_path):
+    fading = with_rl(plan, rewards=("plugin:small_reward:FadesToNaN",), reward=replace(ROLE, count=1))
     with pytest.raises(LearnerError, match="2 updates in a row were not finite .last: every reward"):
-        trained(broken, tmp_path / "run")
+        trained(with_learner(fading, steps=20, max_bad_steps=2), tmp_path / "run")
+    rows = metrics(tmp_path / "run")[:2]
+    assert [row["dropped"] for row in rows] == [3, 3] and all(row["skipped"] == 0 for row in rows)
 
 
 def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient():

@@ -95,8 +95,9 @@ def still_there(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=10)[1]
 
 
-@pytest.mark.parametrize("moment", ["Started a local Ray instance", "Adding 1 replica"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "Started a local Ray instance"), (signal.SIGTERM, "Adding 1 replica")]
+)
 def test_a_signal_ends_a_server_that_starts(tmp_path, moment, number):
     log = tmp_path / "log"
     process = begin(log, "--port", free_port())
@@ -126,32 +127,30 @@ def version(running: Server) -> str | None:
     return answer.json()["model_version"] if answer.status_code == 200 else None
 
 
-@pytest.mark.parametrize("role", ["Sampler", "Api"])
-def test_a_killed_replica_leaves_no_request_hanging(tmp_path, role):
+def test_a_killed_replica_leaves_no_request_hanging(tmp_path):
     with server(tmp_path / "log") as running, Load(running, 8) as load:
-        wait_until(lambda: len(load.answers) > 50)
-        (replica,) = running.processes(f"ServeReplica:marval:{role}")
-        replica.kill()
-        wait_until(lambda: any(status != 200 for status, _ in load.answers))
-        so_far = len(load.answers)
-        wait_until(lambda: [status for status, _ in load.answers[so_far:]].count(200) > 50, 120)
+        for role in ("Sampler", "Api"):
+            so_far = len(load.answers)
+            wait_until(lambda so_far=so_far: len(load.answers) > so_far + 50)
+            (replica,) = running.processes(f"ServeReplica:marval:{role}")
+            so_far = len(load.answers)
+            replica.kill()
+            wait_until(lambda so_far=so_far: any(status != 200 for status, _ in load.answers[so_far:]))
+            so_far = len(load.answers)
+            wait_until(lambda so_far=so_far: [status for status, _ in load.answers[so_far:]].count(200) > 50, 120)
     assert {status for status, _ in load.answers} == {200, 503}
 
 
-def test_beyond_the_queue_limit_clients_are_told_to_come_back(tmp_path):
-    with server(tmp_path / "log", "--batch", 2, "--queue", 4) as running, ThreadPoolExecutor(40) as pool:
-        ask = lambda k: httpx.post(f"{running.address}{PATH}", json={"class": 1, "steps": 64}, timeout=60)  # noqa: E731
-        answers = list(pool.map(ask, range(40)))
+def test_a_key_is_asked_for_and_beyond_the_queue_limit_clients_are_told_to_come_back(tmp_path):
+    key = {"authorization": "Bearer secret"}
+    options = ("--batch", 2, "--queue", 4)
+    with server(tmp_path / "log", *options, env={"MARVAL_API_KEY": "secret"}) as running, ThreadPoolExecutor(40) as pool:
+        url, body = f"{running.address}{PATH}", {"class": 1, "steps": 64}
+        assert httpx.post(url, json=body, timeout=60).status_code == 401
+        assert "secret" not in json.dumps(httpx.get(f"{running.address}/v1/models").json())
+        answers = list(pool.map(lambda _: httpx.post(url, json=body, headers=key, timeout=60), range(40)))
     assert {answer.status_code for answer in answers} == {200, 503}
     assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
-
-
-def test_a_key_is_asked_for(tmp_path):
-    with server(tmp_path / "log", env={"MARVAL_API_KEY": "secret"}) as running:
-        url, body = f"{running.address}{PATH}", {"class": 1, "steps": 1}
-        assert httpx.post(url, json=body, timeout=60).status_code == 401
-        assert httpx.post(url, json=body, timeout=60, headers={"authorization": "Bearer secret"}).status_code == 200
-        assert "secret" not in json.dumps(httpx.get(f"{running.address}/v1/models").json())
 
 
 def answers(running: Server) -> bool:

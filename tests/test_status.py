@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from commands import refuse, work
+from commands import refuse, succeed
 from rich.console import Console
 
 from jobs.status import newest, state, summary
@@ -44,4 +44,4 @@ def test_a_quiet_run_says_so(tmp_path):
 def test_the_command(tmp_path):
     assert "holds no run" in refuse("jobs/status.py", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    assert "no update yet" in work("jobs/status.py", tmp_path)
+    assert "no update yet" in succeed("jobs/status.py", tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.fs as fs
 import pytest
-from commands import ROOT, refuse, run, succeed, work
+from commands import ROOT, refuse, run, succeed
 from servers import free_port, wait_until
 from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
@@ -95,7 +95,7 @@ def test_a_run_in_a_bucket_goes_on_on_a_machine_that_never_saw_it(bucket):
     succeed(*both, "--rl-learner.steps", 3, "--resume", env=env)
     there.pull()
     assert [row["step"] for row in read_metrics(there.folder / "metrics-rl.jsonl")] == [1, 2, 3]
-    shown = work("jobs/status.py", bucket("both"))
+    shown = succeed("jobs/status.py", bucket("both"))
     assert "finished" in shown and "rl: update 3 of 3" in shown and "checkpoint_" in shown
 
 

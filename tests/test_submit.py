@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from commands import ROOT, succeed
+from commands import ROOT, run
 from servers import free_port
 from test_jobs import DISTILL, SHORT
 
@@ -69,8 +69,12 @@ def test_the_job_runs_on_a_cluster(cluster, tmp_path):
         [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
     )
     assert failed.returncode != 0 and "holds a finished run" in failed.stdout
-    succeed(DISTILL, "--learner.steps", 2, *SHORT, "--out", tmp_path / "connected", env=env)
-    assert (tmp_path / "connected" / "report.html").exists()
+
+
+def test_the_job_connects_to_a_cluster(cluster, tmp_path):
+    env, _ = cluster
+    done = run(DISTILL, "--learner.steps", 2, *SHORT, "--out", tmp_path / "connected", env=env)
+    assert done.returncode == 0 and (tmp_path / "connected" / "report.html").exists(), done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_a_client_without_the_token_is_turned_away(cluster):

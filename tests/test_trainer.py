@@ -48,9 +48,8 @@ def largest_gap(a: dict, b: dict) -> float:
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
     whole = trained(run, tmp_path / "whole")
-    trained(with_learner(run, steps=2), tmp_path / "parts")
     trained(with_learner(run, seconds=0.0), tmp_path / "parts")
-    assert [row["step"] for row in read_metrics(tmp_path / "parts" / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in read_metrics(tmp_path / "parts" / "metrics.jsonl")] == [1]
     assert largest_gap(whole, trained(run, tmp_path / "parts")) == 0
     rows = read_metrics(tmp_path / "parts" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -58,22 +57,14 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
     assert list((tmp_path / "parts" / "tensorboard" / "gsim").glob("events*"))
 
 
-def assert_stage_equals_stage_0(run: GSIMRun, folder: Path, stage: int) -> None:
+@pytest.mark.slow
+def test_zero_stages_with_two_workers_equal_stage_0(run, tmp_path):
     """Adam divides by the gradient's size, so sums in another order show up where it is near zero: compared with how
     far the weights went, the gap is small."""
-    plain, sharded = (trained(with_learner(run, workers=2, zero_stage=s), folder / str(s)) for s in (0, stage))
+    plain, *sharded = (trained(with_learner(run, workers=2, zero_stage=stage), tmp_path / str(stage)) for stage in range(4))
     start = {name: value for name, value in read_state(run.teacher).items() if name in plain}
-    assert largest_gap(plain, sharded) < 0.01 * largest_gap(plain, start)
-
-
-def test_zero_stage_3_with_two_workers_equals_stage_0(run, tmp_path):
-    assert_stage_equals_stage_0(run, tmp_path, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2])
-def test_other_zero_stages_equal_stage_0(run, tmp_path, stage):
-    assert_stage_equals_stage_0(run, tmp_path, stage)
+    for result in sharded:
+        assert largest_gap(plain, result) < 0.01 * largest_gap(plain, start)
 
 
 @pytest.mark.slow

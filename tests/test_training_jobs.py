@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import refuse, work
+from commands import refuse, succeed
 
 from marval_ray import assets_index
 from marval_ray.fashion_mnist import CLASS_NAMES
@@ -29,9 +29,9 @@ def same(a: dict, b: dict) -> bool:
 
 def test_a_teacher_goes_on_to_the_same_numbers(tmp_path):
     job = ("jobs/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--warmup", 1)
-    work(*job, "--steps", 4, "--out", tmp_path / "whole")
-    work(*job, "--steps", 4, "--out", tmp_path / "parts", "--stop-after", 2)
-    work(*job, "--steps", 4, "--out", tmp_path / "parts", "--resume")
+    succeed(*job, "--steps", 4, "--out", tmp_path / "whole")
+    succeed(*job, "--steps", 4, "--out", tmp_path / "parts", "--stop-after", 2)
+    succeed(*job, "--steps", 4, "--out", tmp_path / "parts", "--resume")
     whole, parts = (read_state(tmp_path / name / "teacher.safetensors") for name in ("whole", "parts"))
     assert same(whole, parts)
     assert load_model(tmp_path / "whole" / "teacher.safetensors").config == MODELS["tiny"]
@@ -40,17 +40,17 @@ def test_a_teacher_goes_on_to_the_same_numbers(tmp_path):
 
 def test_a_teacher_may_start_from_another(tmp_path):
     job = ("jobs/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--steps", 1, "--lr", 0)
-    work(*job, "--init", assets_index.TEACHER, "--out", tmp_path)
+    succeed(*job, "--init", assets_index.TEACHER, "--out", tmp_path)
     expected = load_model(assets_index.TEACHER).state_dict()
     assert same(load_model(tmp_path / "teacher.safetensors").state_dict(), expected)
 
 
 def test_the_decoder_is_trained_alone(images, tmp_path):
     job = ("jobs/train_vae.py", "--images", images, "--batch", 4, "--steps", 2)
-    work(*job, "--out", tmp_path / "vae")
-    work("jobs/train_classifier.py", "--train", images, "--test", images, "--batch", 50, "--epochs", 1,
+    succeed(*job, "--out", tmp_path / "vae")
+    succeed("jobs/train_classifier.py", "--train", images, "--test", images, "--batch", 50, "--epochs", 1,
          "--out", tmp_path / "perceptual.safetensors")  # fmt: skip
-    work(*job, "--decoder-of", tmp_path / "vae", "--perceptual", tmp_path / "perceptual.safetensors",
+    succeed(*job, "--decoder-of", tmp_path / "vae", "--perceptual", tmp_path / "perceptual.safetensors",
          "--latent-noise", 0.3, "--out", tmp_path / "sharp")  # fmt: skip
     first, second = (load_vae(tmp_path / name).autoencoder for name in ("vae", "sharp"))
     assert same(first.encoder.state_dict(), second.encoder.state_dict())
@@ -60,7 +60,7 @@ def test_the_decoder_is_trained_alone(images, tmp_path):
 
 
 def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
-    work("jobs/train_reward.py", "--train", images, "--test", images, "--samples", 200, "--loops", 1, "--batch", 8,
+    succeed("jobs/train_reward.py", "--train", images, "--test", images, "--samples", 200, "--loops", 1, "--batch", 8,
          "--contrastive-steps", 2, "--preference-steps", 9, "--out", tmp_path / "reward")  # fmt: skip
     reward = load_reward([f"pickscore:{tmp_path / 'reward'}"])
     score = reward(torch.zeros(2, 1, 28, 28), class_prompts(CLASS_NAMES)[:2])
@@ -71,12 +71,12 @@ def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
 
 def test_teacher_figures_and_their_speed_alone(tmp_path):
     job = ("jobs/teacher_figures.py", "--out", tmp_path / "figures.json", "--sampler.steps", 3, "--batch", 10)
-    work(*job, "--cfg", 1.0, 2.0, "--choice-samples", 20, "--choice-steps", 2, "--choice-loops", 1, "--samples", 20,
+    succeed(*job, "--cfg", 1.0, 2.0, "--choice-samples", 20, "--choice-steps", 2, "--choice-loops", 1, "--samples", 20,
          "--few", 10, "--loops", 2, "--few-loops", 1)  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert [(row["n_ar"], row["samples"]) for row in figures["rows"]] == [(2, 20), (2, 10), (1, 10)]
     assert len(figures["choice"]) == 3 and figures["sampler"]["steps"] == 3
-    work(*job, "--retime")
+    succeed(*job, "--retime")
     again = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     kept = [{k: v for k, v in row.items() if k != "images_per_second"} for row in again["rows"]]
     assert kept == [{k: v for k, v in row.items() if k != "images_per_second"} for row in figures["rows"]]
@@ -84,7 +84,7 @@ def test_teacher_figures_and_their_speed_alone(tmp_path):
 
 
 def test_speed_of_sampling(tmp_path):
-    work("bench/sampling.py", "--preset", "tiny", "--batch", 2, "--loops", 4, "--measured", 1, "--repeats", 1,
+    succeed("bench/sampling.py", "--preset", "tiny", "--batch", 2, "--loops", 4, "--measured", 1, "--repeats", 1,
          "--steps", 3, "--json", tmp_path / "speed.json")  # fmt: skip
     results = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
     assert results.keys() == {"student", "teacher"} and all(0 < r["share"] < 1.5 for r in results.values())
