@@ -37,7 +37,7 @@ from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
 from marval_ray.generate import Generation
 from marval_ray.models.mar import MAR
-from marval_ray.models.vae import codec_id, load_vae
+from marval_ray.models.vae import codec_id
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
@@ -97,12 +97,12 @@ def main(config: Config) -> None:
     with locked(storage):
         storage.pull()
         check_run_folder(storage, config, config.resume, config.overwrite)
-        check_latents(config.latents, config.model, codec_id(load_vae(config.vae)))
+        figures = Figures(config.figures, config.vae, storage.folder, painter(config))
+        check_latents(config.latents, config.model, codec_id(figures.vae))
         if "rl" in config.stages:
             check_rewards(config.rl.rewards)
             plan_of(config, storage)
         first = load_model(config.student or config.teacher, config.model)
-        figures = Figures(config.figures, config.vae, storage.folder, painter(config))
         ray.init()
         with handled(stop_now), plainly(storage.folder / ERRORS):
             check_resources(demands(config), node_resources())
