@@ -8,7 +8,7 @@ import ray.train
 import torch.distributed as dist
 
 from actors.learner import Learner
-from marval_ray.checksums import damage, write_checksums
+from marval_ray.files.checksums import damage, write_checksums
 
 
 def checkpoint(learner: Learner, step: int) -> None:

@@ -18,7 +18,7 @@ from actors.endpoint_config import EndpointConfig
 from actors.sampler import Observer, Preview, SamplerThread, Served, Ticket, check_draws
 from marval_ray.config import ModelConfig
 from marval_ray.continuous import Wish
-from marval_ray.images import encode_png
+from marval_ray.files.images import encode_png
 from marval_ray.models.vae import load_vae
 from marval_ray.source import newest_of, students, vae_beside
 from marval_ray.weights import load_model, read_config

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from marval_ray.decoding import cut_square, decode, pad_square, shown
-from marval_ray.images import to_tensor
+from marval_ray.files.decoding import cut_square, decode, pad_square, shown
+from marval_ray.files.images import to_tensor
 from marval_ray.models.vae import load_vae
 
 Batch = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Decoder:
     fit: Literal["pad", "crop"]
 
     def __call__(self, batch: Batch) -> Batch:
-        """`path`, or the columns of `marval_ray.image_tables.SCHEMA`, to `pixels` (N, S, S, C) uint8; `label` stays.
+        """`path`, or the columns of `marval_ray.files.image_tables.SCHEMA`, to `pixels` (N, S, S, C) uint8; `label` stays.
 
         `fault` is a sentence about an image that cannot be encoded, whose pixels are black, and empty for all others:
         an error of a worker would end the work of all.

@@ -10,12 +10,12 @@ from torch import Tensor
 from actors.engine import make_engine, update
 from actors.learner import Learner
 from marval_ray.config import GSIMConfig, LearnerConfig, ModelConfig
-from marval_ray.data import LatentDataset
+from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.files.latents import LatentDataset
 from marval_ray.losses.gsim import GeneratorStep, gsim_generator, guided
 from marval_ray.masking import mask_tokens
 from marval_ray.models.mar import MAR, patchify
 from marval_ray.models.student import Auxiliary
-from marval_ray.schedule import cosine_diffusion
 from marval_ray.types import Context
 from marval_ray.weights import load_model
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from actors.rollout import own_device
 from marval_ray.config import GuardConfig, ModelConfig
-from marval_ray.flat_weights import unpack
+from marval_ray.files.flat import unpack
 from marval_ray.generate import class_labels, student_generation
 from marval_ray.metrics import Evaluator, Scores
 from marval_ray.models.mar import MAR

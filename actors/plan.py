@@ -5,7 +5,7 @@ from pathlib import Path
 
 from actors.gsim import GSIMRun
 from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
-from marval_ray.sampling import Exploring, OneStep, TokenSampler
+from marval_ray.diffusion.samplers import Exploring, OneStep, TokenSampler
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
 
 from actors.errors import whole, write_down
-from marval_ray.files import atomic_path
-from marval_ray.storage import ERRORS, Storage
+from marval_ray.files.atomic import atomic_path
+from marval_ray.files.storage import ERRORS, Storage
 
 METRICS = {"gsim": "metrics.jsonl", "rl": "metrics-rl.jsonl"}
 SHOWN = {

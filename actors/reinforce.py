@@ -21,8 +21,8 @@ from actors.shares import joined
 from actors.trainer import train
 from actors.watch import BEST
 from marval_ray.config import RLConfig
-from marval_ray.flat_weights import DTYPES, pack
-from marval_ray.storage import Storage
+from marval_ray.files.flat import DTYPES, pack
+from marval_ray.files.storage import Storage
 from marval_ray.types import Drawn, Rollout
 from marval_ray.weights import load_model
 

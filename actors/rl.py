@@ -24,7 +24,7 @@ from actors.pool import Crew, Feed
 from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import LearnerConfig
-from marval_ray.flat_weights import DTYPES, Packer
+from marval_ray.files.flat import DTYPES, Packer
 from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
 from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import UInt8
 
 from marval_ray.continuous import Drawing, Wish, advance, begin
+from marval_ray.files.images import to_pixels
 from marval_ray.generate import decode_tokens
-from marval_ray.images import to_pixels
 from marval_ray.models.mar import MAR
 from marval_ray.models.vae import VAE
 

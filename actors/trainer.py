@@ -26,7 +26,7 @@ from actors.resources import resources
 from actors.screen import watched
 from actors.signals import Stopped, handled
 from marval_ray.config import LearnerConfig
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 
 RECORDER = "the recorder"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from actors.patience import Patience
 from marval_ray.config import GuardConfig
-from marval_ray.files import atomic_path, write_json
-from marval_ray.flat_weights import pack
+from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.flat import pack
 from marval_ray.guard import Guard
 from marval_ray.metrics import Scores
 

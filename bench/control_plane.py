@@ -28,7 +28,7 @@ from ray.util.placement_group import placement_group
 from actors.pool import Crew, Feed, hire
 from marval_ray import cli
 from marval_ray.config import RLConfig, RoleConfig
-from marval_ray.files import write_json
+from marval_ray.files.atomic import write_json
 from marval_ray.types import Request, Weights
 
 

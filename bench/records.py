@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marval_ray.assets_index import portable
-from marval_ray.files import write_json
+from marval_ray.files.atomic import write_json
 from marval_ray.presets import PRESETS
 
 JOB = Path(__file__).parent.parent / "jobs/distill.py"

@@ -20,7 +20,7 @@ from records import DEFAULT, Records, Settings, Summary
 
 from marval_ray import assets_index, cli, report
 from marval_ray.figures import FiguresConfig
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 
 GUIDED: Settings = {"gsim.w": 1.5}
 """The better student where no RL follows: the default of both stages, w = 1, leaves accuracy to RL."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.pool import ObjectStore
 from marval_ray import cli
-from marval_ray.flat_weights import DTYPES, Packer, unpack
+from marval_ray.files.flat import DTYPES, Packer, unpack
 from marval_ray.types import Weights
 
 COPIES = 3

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import torch
 
 from marval_ray import assets_index, cli
-from marval_ray.files import atomic_path, write_json
-from marval_ray.images import read_images, to_tensor
+from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.images import read_images, to_tensor
 from marval_ray.metrics import Statistics, classify
 from marval_ray.models.classifier import load_classifier
 from marval_ray.models.vae import load_vae

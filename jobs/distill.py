@@ -33,8 +33,9 @@ from actors.signals import Stopped, handled
 from actors.trainer import demand, train
 from marval_ray import assets_index, cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
-from marval_ray.data import check_latents
 from marval_ray.figures import Figures, FiguresConfig
+from marval_ray.files.latents import check_latents
+from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.generate import Generation
 from marval_ray.models.mar import MAR
 from marval_ray.models.vae import codec_id
@@ -43,7 +44,6 @@ from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.run_lock import locked
-from marval_ray.storage import ERRORS, Storage
 from marval_ray.weights import load_model, read_state, save_weights
 
 Result = TypeVar("Result")

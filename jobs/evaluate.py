@@ -17,8 +17,8 @@ from torch import Tensor
 
 from marval_ray import assets_index, cli
 from marval_ray.evaluation import Row, measure
-from marval_ray.files import check_out, write_json
-from marval_ray.images import read_npz, to_tensor
+from marval_ray.files.atomic import check_out, write_json
+from marval_ray.files.images import read_npz, to_tensor
 from marval_ray.metrics import Evaluator
 from marval_ray.source import Source, defaults
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from marval_ray import cli
 from marval_ray.fashion_mnist import DEBIAN_FOLDER, read_split
-from marval_ray.images import write_images
+from marval_ray.files.images import write_images
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marval_ray import cli, report
-from marval_ray.files import atomic_path, check_out
-from marval_ray.images import encode_png, to_pixels, write_npz
+from marval_ray.files.atomic import atomic_path, check_out
+from marval_ray.files.images import encode_png, to_pixels, write_npz
 from marval_ray.source import Source, defaults
 
 SUFFIXES = (".png", ".npz")

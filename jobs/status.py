@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from marval_ray import cli
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 
 STAGES = {"gsim": ("metrics.jsonl", "learner", "train"), "rl": ("metrics-rl.jsonl", "rl_learner", "train-rl")}
 """File of metrics, part of the configuration and folder of checkpoints of each stage."""

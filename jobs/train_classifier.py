@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
-from marval_ray.files import atomic_path
-from marval_ray.images import read_images, to_tensor
+from marval_ray.files.atomic import atomic_path
+from marval_ray.files.images import read_images, to_tensor
 from marval_ray.models.classifier import Classifier
 
 

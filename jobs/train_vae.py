@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
-from marval_ray.images import pad_to, read_images, to_tensor
+from marval_ray.files.images import pad_to, read_images, to_tensor
 from marval_ray.models import vae
 from marval_ray.models.classifier import Classifier, load_classifier
 

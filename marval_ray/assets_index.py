@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from marval_ray.sampling import Ancestral
+from marval_ray.diffusion.samplers import Ancestral
 
 ASSETS = Path(__file__).parent / "assets"
 VAE = ASSETS / "vae"

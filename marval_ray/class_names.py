@@ -6,7 +6,7 @@ from pathlib import Path
 
 from marval_ray import assets_index
 from marval_ray.fashion_mnist import CLASS_NAMES
-from marval_ray.files import read_json
+from marval_ray.files.text import read_json
 from marval_ray.prompts import imagenet_names, read_prompts
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from marval_ray.storage import lasting
+from marval_ray.files.storage import lasting
 
 Config = TypeVar("Config")
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from marval_ray.diffusion.samplers import OneStep
+from marval_ray.diffusion.schedule import hidden_after_loops
 from marval_ray.models.mar import MAR
-from marval_ray.sampling import Draws, OneStep
-from marval_ray.schedule import hidden_after_loops
+from marval_ray.sampling import Draws
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 from marval_ray.models.classifier import Classifier, load_classifier
 from marval_ray.weights import read_state
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, RoleConfig
-from marval_ray.sampling import Ancestral
+from marval_ray.diffusion.samplers import Ancestral
 
 MODELS = {
     "tiny": ModelConfig(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from marval_ray.files import read_text
+from marval_ray.files.text import read_text
 
 TEMPLATE = "A harmonious and high quality image of {}"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from marval_ray.assets_index import portable
-from marval_ray.files import write_json
-from marval_ray.storage import ERRORS, Storage
+from marval_ray.files.atomic import write_json
+from marval_ray.files.storage import ERRORS, Storage
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
     f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import psutil
 import pyarrow.fs as fs
 
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 
 LOCK = ".lock"
 BEAT = 20.0

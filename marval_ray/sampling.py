@@ -8,18 +8,14 @@ Shape suffixes: B images, L tokens an image, P tokens predicted in this loop, D 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.losses.mar import reverse_moments
-from marval_ray.models.head import DenoisingHead
+from marval_ray.diffusion.samplers import TokenSampler
+from marval_ray.diffusion.schedule import hidden_after_loops
 from marval_ray.models.mar import MAR, gather_tokens, scatter_tokens
-from marval_ray.schedule import Diffusion, cosine_diffusion, hidden_after_loops
-
-Schedule = Literal["linear", "constant"]
 
 
 @dataclass(frozen=True)
@@ -56,119 +52,6 @@ def _draw_image(seed: int, index: int, tokens: int, channels: int, steps: int) -
     order = torch.randperm(tokens, generator=generator)
     initial = torch.randn(tokens, channels, generator=generator)
     return order, initial, torch.randn(steps, tokens, channels, generator=generator)
-
-
-class TokenSampler(Protocol):
-    """Draws the tokens of one loop from their conditions."""
-
-    @property
-    def guided(self) -> bool:
-        """Whether the second half of the rows of z is the unconditional half."""
-
-    @property
-    def noise_steps(self) -> int:
-        """How many noises a token needs in `Draws.steps`."""
-
-    def __call__(
-        self,
-        head: DenoisingHead,
-        z: Float[Tensor, "M W"],
-        initial: Float[Tensor, "N D"],
-        steps: Float[Tensor, "S N D"],
-        revealed: float,
-    ) -> Float[Tensor, "N D"]:
-        """x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
-
-
-@dataclass(frozen=True)
-class OneStep:
-    """The student: x_0 = (n - sigma_t* eps(n, t*, z)) / alpha_t*, one call of the head a token."""
-
-    timestep: int
-    guided: bool = False
-    noise_steps: int = 0
-
-    def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
-        t = torch.full((1,), self.timestep, device=z.device)
-        alpha, sigma = cosine_diffusion(device=z.device).alpha_sigma(t)
-        eps, _ = head(initial.to(z.dtype), t, z)
-        return (initial - sigma * eps.float()) / alpha
-
-
-@dataclass(frozen=True)
-class Exploring:
-    """The student as a Gaussian policy: its one-step prediction plus `std` times N(0, I)."""
-
-    timestep: int
-    std: float
-    guided: bool = False
-    noise_steps: int = 1
-
-    def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
-        return OneStep(self.timestep)(head, z, initial, steps, revealed) + self.std * steps[0]
-
-
-@dataclass(frozen=True)
-class Ancestral:
-    """The teacher: `steps` respaced reverse steps with classifier-free guidance and learned variance.
-
-    cfg_schedule "linear" (MAR) raises the scale from 1 to nearly `cfg` as tokens are revealed.
-    temperature scales the noise of each reverse step, not the initial noise.
-    clip_x0 bounds predicted x_0; MAR does not clip, small teachers need it.
-    """
-
-    steps: int = 100
-    cfg: float = 1.0
-    cfg_schedule: Schedule = "linear"
-    temperature: float = 1.0
-    clip_x0: float | None = None
-
-    @property
-    def guided(self) -> bool:
-        return self.cfg != 1.0
-
-    @property
-    def noise_steps(self) -> int:
-        return self.steps
-
-    def scale(self, revealed: float) -> float:
-        return 1 + (self.cfg - 1) * revealed if self.cfg_schedule == "linear" else self.cfg
-
-    def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
-        diffusion = cosine_diffusion(self.steps, z.device)
-        condition = head.condition(z)
-        x = initial
-        for noise, index in zip(steps, reversed(range(self.steps))):
-            eps, v = self.guided_noise(head, x, diffusion.timesteps[index : index + 1], condition, revealed)
-            x = self.reverse_step(x, eps, v, noise, index, diffusion)
-        return x
-
-    def guided_noise(
-        self, head: DenoisingHead, x: Tensor, t: Tensor, condition: Tensor, revealed: float
-    ) -> tuple[Tensor, Tensor]:
-        """eps = eps_u + scale (eps_c - eps_u), both halves on the same x; v is the conditional one."""
-        if not self.guided:
-            eps, v = head.denoise(x.to(condition.dtype), t, condition)
-            return eps.float(), v.float()
-        eps, v = head.denoise(torch.cat([x, x]).to(condition.dtype), t, condition)
-        conditional, unconditional = eps.float().chunk(2)
-        return unconditional + self.scale(revealed) * (conditional - unconditional), v.float().chunk(2)[0]
-
-    def reverse_step(
-        self, x: Tensor, eps: Tensor, v: Tensor, noise: Tensor, index: int, diffusion: Diffusion
-    ) -> Tensor:
-        """x_{i-1} ~ p(. | x_i); the last step (index 0) adds no noise."""
-        t = torch.full((1,), index, device=x.device)
-        mean, log_variance = reverse_moments(x, eps, v, t, diffusion, self.clip_x0)
-        if index == 0:
-            return mean
-        return mean + self.temperature * (0.5 * log_variance).exp() * noise
 
 
 @dataclass(frozen=True)

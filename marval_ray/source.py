@@ -14,11 +14,11 @@ from torch import Tensor
 
 from marval_ray import assets_index
 from marval_ray.config import check_at_least, check_seed
-from marval_ray.files import read_json
+from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.files.text import read_json
 from marval_ray.generate import Generation, student_generation
 from marval_ray.models.vae import load_vae
 from marval_ray.presets import MODELS, SAMPLERS
-from marval_ray.sampling import Ancestral
 from marval_ray.weights import load_model, read_config
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")

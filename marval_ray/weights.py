@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from marval_ray.checkpoints import StateDict, read_state
 from marval_ray.config import ModelConfig
-from marval_ray.files import atomic_path, read_json, write_json
+from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.tensors import StateDict, read_state
+from marval_ray.files.text import read_json
 from marval_ray.models.mar import MAR
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from marval_ray.config import ModelConfig
-from marval_ray.data import write_latents
+from marval_ray.files.latents import write_latents
 from marval_ray.models.mar import MAR
 from marval_ray.weights import save_model
 

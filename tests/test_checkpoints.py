@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from small import MODEL, write_teacher
 from torch import nn
 
-from marval_ray.checkpoints import read_state
+from marval_ray.files.tensors import read_state
 from marval_ray.models.mar import MAR
 from marval_ray.weights import check_finite, load_model
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from marval_ray.checksums import damage, write_checksums
+from marval_ray.files.checksums import damage, write_checksums
 
 
 @pytest.fixture

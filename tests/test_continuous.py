@@ -7,7 +7,8 @@ import torch
 
 from marval_ray import assets_index
 from marval_ray.continuous import Wish, advance, begin
-from marval_ray.sampling import Draws, OneStep, sample_tokens
+from marval_ray.diffusion.samplers import OneStep
+from marval_ray.sampling import Draws, sample_tokens
 from marval_ray.weights import load_model
 
 WISHES = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marval_ray.decoding import cut_square, decode, pad_square, suffixes
-from marval_ray.images import decode_image, encode_png
+from marval_ray.files.decoding import cut_square, decode, pad_square, suffixes
+from marval_ray.files.images import decode_image, encode_png
 
 RAMP = np.tile(np.linspace(0, 255, 28), (14, 1)).astype(np.uint8)
 """28 x 14 pixels, dark left, bright right."""

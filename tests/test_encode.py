@@ -10,8 +10,8 @@ import pytest
 from commands import refuse, succeed
 
 from marval_ray import assets_index
-from marval_ray.data import CLASSES, CODEC
-from marval_ray.encoded_parts import Parts
+from marval_ray.files.encoded_parts import Parts
+from marval_ray.files.latents import CLASSES, CODEC
 from marval_ray.models.vae import codec_id, load_vae
 
 ENCODE = "jobs/encode.py"

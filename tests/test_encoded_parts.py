@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from marval_ray.encoded_parts import Parts, Progress
+from marval_ray.files.encoded_parts import Parts, Progress
 
 SCHEMA = pa.schema({"mean": pa.list_(pa.float16(), 2), "label": pa.int64()}, {"a": "b"})
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from marval_ray.class_folders import ClassFolders
-from marval_ray.find_images import find_images
-from marval_ray.image_set import ImageSet, summary
-from marval_ray.image_tables import Columns, ImageTables, read_rows
-from marval_ray.images import encode_png
+from marval_ray.files.class_folders import ClassFolders
+from marval_ray.files.find_images import find_images
+from marval_ray.files.image_set import ImageSet, summary
+from marval_ray.files.image_tables import Columns, ImageTables, read_rows
+from marval_ray.files.images import encode_png
 
 PNG = encode_png(np.zeros((4, 4, 1), np.uint8))
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from marval_ray.data import LatentDataset, write_latents
+from marval_ray.files.latents import LatentDataset, write_latents
 from marval_ray.masking import drop_labels, mask_ratio, mask_tokens
 
 SHAPE = (2, 3, 3)

@@ -7,7 +7,7 @@ import torch
 
 from marval_ray import assets_index
 from marval_ray.evaluation import best, fastest
-from marval_ray.images import crop_to, pad_to, read_images, to_pixels, to_tensor
+from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
 from marval_ray.metrics import Evaluator, Statistics, frechet_distance, recall, within_class_distance
 from marval_ray.presets import MODELS
 from marval_ray.source import parse_labels

@@ -4,10 +4,11 @@ import pytest
 import torch
 from reference import Recording, largest_gap, model_config_from_reference, read_recording
 
-from marval_ray.losses.mar import diffusion_terms
+from marval_ray.diffusion.loss import diffusion_terms
+from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.diffusion.schedule import cosine_diffusion, hidden_after_loops
 from marval_ray.models.mar import MAR, gather_tokens, scatter_tokens, unpatchify
-from marval_ray.sampling import Ancestral, Draws, model_conditions, plan_loops, run_loop, sample_tokens
-from marval_ray.schedule import cosine_diffusion, hidden_after_loops
+from marval_ray.sampling import Draws, model_conditions, plan_loops, run_loop, sample_tokens
 from marval_ray.weights import load_strictly
 
 ATOL = 1e-5

@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from marval_ray.files.storage import Storage
 from marval_ray.run_lock import LOCK, SILENCE, Owner, locked
-from marval_ray.storage import Storage
 
 HOLDER = """
 import sys, time
 from marval_ray.run_lock import locked
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 with locked(Storage.of(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

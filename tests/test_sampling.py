@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from marval_ray.config import ModelConfig
+from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.samplers import Ancestral, OneStep
+from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.losses.mar import context_loss
 from marval_ray.masking import mask_tokens
-from marval_ray.models.head import DenoisingHead
 from marval_ray.models.mar import MAR, patchify, unpatchify
-from marval_ray.sampling import Ancestral, Draws, OneStep, plan_loops, run_loop, sample_loops, sample_tokens
-from marval_ray.schedule import cosine_diffusion
+from marval_ray.sampling import Draws, plan_loops, run_loop, sample_loops, sample_tokens
 
 # Encoder and decoder differ in every size, and a token is a patch of 2 x 2.
 UNEVEN = ModelConfig(

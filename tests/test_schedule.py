@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from marval_ray.losses.mar import diffusion_terms, variational_bits
-from marval_ray.models.head import DenoisingHead
-from marval_ray.schedule import cosine_diffusion, hidden_after_loops, respaced_timesteps
+from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.loss import diffusion_terms, variational_bits
+from marval_ray.diffusion.schedule import cosine_diffusion, hidden_after_loops, respaced_timesteps
 
 DIFFUSION = cosine_diffusion()
 

@@ -8,7 +8,7 @@ from commands import refuse, succeed
 from rich.console import Console
 
 from jobs.status import newest, state, summary
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 
 SETTINGS = {"stages": "gsim,rl", "learner": {"steps": 250}, "rl_learner": {"steps": 52}}
 

@@ -14,7 +14,7 @@ from servers import free_port, wait_until
 from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
 from actors.recorder import read_metrics
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 from marval_ray.weights import read_state
 
 MOUNTS = pytest.mark.skipif(

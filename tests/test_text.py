@@ -3,7 +3,8 @@
 import pytest
 
 from marval_ray.class_names import names_of
-from marval_ray.files import check_out, read_json, read_text
+from marval_ray.files.atomic import check_out
+from marval_ray.files.text import read_json, read_text
 from marval_ray.prompts import read_prompts
 
 NAMES = ["t-shirt", "Stiefel für Käthe", "靴"]

@@ -18,7 +18,7 @@ from actors.recorder import read_metrics
 from actors.resources import check_resources, resources
 from actors.trainer import LearnerError, train
 from marval_ray.config import GSIMConfig, LearnerConfig
-from marval_ray.storage import Storage
+from marval_ray.files.storage import Storage
 from marval_ray.weights import read_state
 
 

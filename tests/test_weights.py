@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from marval_ray.checkpoints import read_state
 from marval_ray.config import ModelConfig
+from marval_ray.files.tensors import read_state
 from marval_ray.models.mar import MAR
 from marval_ray.models.vae import KL16, TINY, KLConfig, ldm_name, load_ldm_state, load_vae
 from marval_ray.presets import MODELS, PRESETS

@@ -22,8 +22,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import GSIMConfig
-from marval_ray.losses.base import Loss
-from marval_ray.schedule import Diffusion
+from marval_ray.diffusion.schedule import Diffusion
+from marval_ray.loss import Loss
 
 Noise = Callable[[Tensor, Tensor], Tensor]
 """eps(x_t, t): (N, D), (N,) -> (N, D)."""

@@ -1,98 +1,14 @@
-"""The diffusion loss of MAR (arXiv 2406.11838, section 3.2; learned variance of improved DDPM, arXiv 2102.09672).
-
-Per token:  |e - eps(x_t, t, z)|^2 / D  +  L_vb(v) in bits, where L_vb sees a detached eps.
-"""
-
-import math
-from dataclasses import dataclass
+"""MAR's training loss over contexts (arXiv 2406.11838, section 3.2)."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray.losses.base import Loss
-from marval_ray.models.head import DenoisingHead
+from marval_ray.diffusion.loss import denoising_loss
+from marval_ray.diffusion.schedule import Diffusion
+from marval_ray.loss import Loss
 from marval_ray.models.mar import MAR
-from marval_ray.schedule import Diffusion
 from marval_ray.types import Context
-
-
-@dataclass(frozen=True)
-class DiffusionTerms:
-    """The loss of each row, before reduction; `vb` is in bits."""
-
-    mse: Float[Tensor, " N"]
-    vb: Float[Tensor, " N"]
-
-    @property
-    def total(self) -> Float[Tensor, " N"]:
-        return self.mse + self.vb
-
-
-def denoising_loss(
-    head: DenoisingHead,
-    x_0: Float[Tensor, "N D"],
-    z: Float[Tensor, "N Z"],
-    t: Int64[Tensor, " N"],
-    noise: Float[Tensor, "N D"],
-    diffusion: Diffusion,
-) -> Loss:
-    """Mean over rows of the diffusion loss at timesteps `t` (0..999) with the noise `noise` ~ N(0, I)."""
-    terms = diffusion_terms(head, x_0, z, t, noise, diffusion)
-    value = terms.total.mean()
-    return Loss(value, {"mse": terms.mse.mean().detach(), "vb": terms.vb.mean().detach()})
-
-
-def diffusion_terms(
-    head: DenoisingHead, x_0: Tensor, z: Tensor, t: Tensor, noise: Tensor, diffusion: Diffusion
-) -> DiffusionTerms:
-    """The two terms of `denoising_loss`, row by row."""
-    alpha, sigma = diffusion.alpha_sigma(t)
-    x_t = alpha * x_0 + sigma * noise
-    eps, v = head(x_t.to(z.dtype), t, z)
-    eps, v = eps.float(), v.float()
-    mse = (noise - eps).square().mean(-1)
-    return DiffusionTerms(mse, variational_bits(x_0, x_t, eps.detach(), v, t, diffusion))
-
-
-def reverse_moments(
-    x_t: Tensor, eps: Tensor, v: Tensor, t: Tensor, diffusion: Diffusion, clip_x0: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta."""
-    abar = diffusion.alphas_cumprod[t].unsqueeze(-1)
-    x_0 = (1 / abar).sqrt().float() * x_t - (1 / abar - 1).sqrt().float() * eps
-    if clip_x0 is not None:
-        x_0 = x_0.clamp(-clip_x0, clip_x0)
-    mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
-    fraction = (v + 1) / 2
-    low, high = diffusion.column("posterior_log_variance_clipped", t), diffusion.column("betas", t).log()
-    return mean, fraction * high + (1 - fraction) * low
-
-
-def variational_bits(
-    x_0: Tensor, x_t: Tensor, eps: Tensor, v: Tensor, t: Tensor, diffusion: Diffusion
-) -> Float[Tensor, " N"]:
-    """KL(true posterior | model) in bits a channel; at t = 0 the negative log-likelihood of x_0 in bins of 1/127.5."""
-    mean, log_variance = reverse_moments(x_t, eps, v, t, diffusion)
-    true_mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
-    true_log_variance = diffusion.column("posterior_log_variance_clipped", t)
-    gap = true_log_variance - log_variance
-    kl = 0.5 * (-1 - gap + gap.exp() + (true_mean - mean).square() * (-log_variance).exp())
-    nll = -_binned_log_likelihood(x_0, mean, 0.5 * log_variance)
-    return torch.where(t.unsqueeze(-1) == 0, nll, kl).mean(-1) / math.log(2)
-
-
-def _binned_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-probability of the bin of half-width 1/255 around x; the outermost bins are open."""
-    inverse = (-log_scale).exp()
-    upper, lower = _normal_cdf(inverse * (x - mean + 1 / 255)), _normal_cdf(inverse * (x - mean - 1 / 255))
-    inner = (upper - lower).clamp(min=1e-12).log()
-    inner = torch.where(x > 0.999, (1 - lower).clamp(min=1e-12).log(), inner)
-    return torch.where(x < -0.999, upper.clamp(min=1e-12).log(), inner)
-
-
-def _normal_cdf(u: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
 
 
 def context_loss(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from marval_ray.losses.base import Loss
+from marval_ray.loss import Loss
 
 
 def pathwise(tokens: Float[Tensor, "B L D"], gradient: Float[Tensor, "B L D"], weight: Float[Tensor, " B"]) -> Loss:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from marval_ray.config import ModelConfig
-from marval_ray.models.head import DenoisingHead
+from marval_ray.diffusion.head import DenoisingHead
 
 
 class Attention(nn.Module):

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.diffusion.samplers import OneStep
+from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.losses.mar import context_loss
 from marval_ray.models.mar import MAR
-from marval_ray.sampling import OneStep
-from marval_ray.schedule import cosine_diffusion
 from marval_ray.types import Context
 
 

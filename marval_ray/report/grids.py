@@ -8,8 +8,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from marval_ray.files import atomic_path
-from marval_ray.images import to_pixels
+from marval_ray.files.atomic import atomic_path
+from marval_ray.files.images import to_pixels
 
 CELL = 84
 """Small images grow towards this many pixels: 28 x 28 ones by 3."""

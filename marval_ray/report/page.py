@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 
 COLUMNS = {
     "model": ("model", "{}"),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 
 COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
 DPI = 110

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
-from marval_ray.checkpoints import read_state
-from marval_ray.files import read_json
+from marval_ray.files.tensors import read_state
+from marval_ray.files.text import read_json
 from marval_ray.rewards.preprocess import ImageTransform, cosine
 from marval_ray.weights import check_finite, check_fit, check_report
 

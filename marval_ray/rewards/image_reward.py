@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from marval_ray.checkpoints import StateDict, read_state
+from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.rewards.preprocess import ImageTransform
 from marval_ray.weights import check_fit, load_strictly
 

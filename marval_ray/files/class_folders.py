@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from marval_ray.decoding import shown, suffixes
-from marval_ray.image_set import ImageSet, some, split_of
+from marval_ray.files.decoding import shown, suffixes
+from marval_ray.files.image_set import ImageSet, some, split_of
 
 SYSTEM = {"__macosx", "@eadir", "lost+found", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 """Names, in lower case, of what systems put beside people's files; so is all that begins with a dot."""

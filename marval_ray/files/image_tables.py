@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from marval_ray.decoding import shown
-from marval_ray.image_labels import fault, number, plain
-from marval_ray.image_set import ImageSet, split_of
+from marval_ray.files.decoding import shown
+from marval_ray.files.image_labels import fault, number, plain
+from marval_ray.files.image_set import ImageSet, split_of
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from marval_ray.files import read_json
+from marval_ray.files.text import read_json
 
 StateDict = dict[str, Tensor]
 

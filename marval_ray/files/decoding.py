@@ -96,7 +96,7 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 
 
 def pad_square(image: Image.Image, size: int) -> Image.Image:
-    """Put `image` on a black square, centred as `marval_ray.images.pad_to` does. Raises ValueError when it is larger."""
+    """Put `image` on a black square, centred as `marval_ray.files.images.pad_to` does. Raises ValueError when it is larger."""
     if max(image.size) > size:
         raise ValueError(f"has {image.width} x {image.height} pixels, too many to pad to {size}: use --fit crop")
     square = Image.new(image.mode, (size, size))

@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from marval_ray.decoding import decode
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
+from marval_ray.files.decoding import decode
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "N H W C"]) -> Float[Tensor, "N C H W"]:

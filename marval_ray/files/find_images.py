@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from marval_ray.class_folders import list_classes, walk
-from marval_ray.image_set import ImageSet
-from marval_ray.image_tables import Columns, list_rows, pick_split
+from marval_ray.files.class_folders import list_classes, walk
+from marval_ray.files.image_set import ImageSet
+from marval_ray.files.image_tables import Columns, list_rows, pick_split
 
 
 def find_images(path: Path, columns: Columns, split: str = "train", skip_bad: bool = False) -> ImageSet:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 
 _PROGRESS = b"marval_ray.progress"
 

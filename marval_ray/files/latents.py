@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import ModelConfig
-from marval_ray.files import atomic_path
+from marval_ray.files.atomic import atomic_path
 
 COLUMNS = ("mean", "std", "label")
 CODEC = b"marval_ray.codec"

@@ -1,0 +1,1 @@
+"""Files of every kind that the project reads and writes."""
