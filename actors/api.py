@@ -20,7 +20,7 @@ from actors.api_body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
 from actors.api_border import Head, Hosts, SafeHeaders, failed
 from actors.api_errors import BUSY, Busy, Refused, add_errors, error
 from actors.image_request import FIELDS, Card, ImageRequest, check_model, wishes_of
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ from actors.api import Backend, Look, Png, Rules, State, make_app
 from actors.api_errors import Busy
 from actors.endpoint_config import EndpointConfig
 from actors.image_request import Card
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
 
 
 class Api:

@@ -17,11 +17,11 @@ from actors.api import Look, Png, State
 from actors.endpoint_config import EndpointConfig
 from actors.sampler import Observer, Preview, SamplerThread, Served, Ticket, check_draws
 from marval_ray.config import ModelConfig
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
+from marval_ray.families.mar.checkpoint import load_model, read_config
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.files.images import encode_png
-from marval_ray.models.vae import load_vae
 from marval_ray.source import newest_of, students, vae_beside
-from marval_ray.weights import load_model, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

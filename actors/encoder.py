@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.files.decoding import cut_square, decode, pad_square, shown
 from marval_ray.files.images import to_tensor
-from marval_ray.models.vae import load_vae
 
 Batch = dict[str, np.ndarray]
 

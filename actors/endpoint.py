@@ -17,8 +17,8 @@ from actors.image_request import Card
 from actors.resources import resources
 from marval_ray.class_names import names_of
 from marval_ray.config import ModelConfig
+from marval_ray.families.mar.checkpoint import read_config
 from marval_ray.source import student_of, vae_beside
-from marval_ray.weights import read_config
 
 API_CPUS = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}

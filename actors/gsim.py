@@ -11,13 +11,13 @@ from actors.engine import make_engine, update
 from actors.learner import Learner
 from marval_ray.config import GSIMConfig, LearnerConfig, ModelConfig
 from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.masking import mask_tokens
+from marval_ray.families.mar.model import MAR, patchify
 from marval_ray.files.latents import LatentDataset
 from marval_ray.losses.gsim import GeneratorStep, gsim_generator, guided
-from marval_ray.masking import mask_tokens
-from marval_ray.models.mar import MAR, patchify
 from marval_ray.models.student import Auxiliary
 from marval_ray.types import Context
-from marval_ray.weights import load_model
 
 
 @dataclass(frozen=True)

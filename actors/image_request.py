@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors.api_errors import Refused
 from marval_ray.class_names import find_class
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
 
 SEEDS = 2**32
 MAX_IMAGES = 16

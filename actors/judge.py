@@ -4,11 +4,11 @@ from pathlib import Path
 
 from actors.rollout import own_device
 from marval_ray.config import GuardConfig, ModelConfig
+from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.mar.model import MAR
 from marval_ray.files.flat import unpack
 from marval_ray.generate import class_labels, student_generation
 from marval_ray.metrics import Evaluator, Scores
-from marval_ray.models.mar import MAR
-from marval_ray.models.vae import load_vae
 from marval_ray.types import Weights
 
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.engine import make_engine, update, whole_parameters
+from marval_ray.average import EMA
 from marval_ray.config import LearnerConfig
+from marval_ray.families.mar.model import MAR
 from marval_ray.files.atomic import atomic_path, write_json
-from marval_ray.models.mar import MAR
 from marval_ray.models.student import Student
-from marval_ray.weights import EMA
 
 
 class NonFiniteError(Exception):

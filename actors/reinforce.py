@@ -21,10 +21,10 @@ from actors.shares import joined
 from actors.trainer import train
 from actors.watch import BEST
 from marval_ray.config import RLConfig
+from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.types import Drawn, Rollout
-from marval_ray.weights import load_model
 
 MEASURED_BATCH = 1_000_000
 """Number of the batch on which the reward is measured: no update comes so far."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.rollout import own_device
 from marval_ray.config import ModelConfig
-from marval_ray.models.vae import load_vae
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.rewards import load_reward
 from marval_ray.scoring import Scorer
 from marval_ray.types import Delivery, Drawn, Scored

@@ -24,14 +24,15 @@ from actors.pool import Crew, Feed
 from actors.shares import Share, flow_metrics, joined, split
 from actors.watch import Watch
 from marval_ray.config import LearnerConfig
+from marval_ray.families.mar.checkpoint import build_model
+from marval_ray.families.mar.loop import Draws
+from marval_ray.families.mar.model import gather_tokens
+from marval_ray.families.mar.replay import ReplayedLoop, replay_apart, replay_chain
 from marval_ray.files.flat import DTYPES, Packer
+from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
-from marval_ray.models.mar import gather_tokens
 from marval_ray.models.student import Student
-from marval_ray.replay import ReplayedLoop, replay_apart, replay_chain
-from marval_ray.sampling import Draws
 from marval_ray.types import Rollout, Scored, Weights
-from marval_ray.weights import StateDict, build_model, read_state
 
 SHIFT = "class_shift.safetensors"
 """In each checkpoint: `ClassShift.mean`, the same on all ranks."""

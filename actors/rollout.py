@@ -7,9 +7,9 @@ from torch import Tensor
 
 from marval_ray.config import ModelConfig
 from marval_ray.diffusion.samplers import TokenSampler
+from marval_ray.families.mar.loop import Draws, sample_tokens
+from marval_ray.families.mar.model import MAR
 from marval_ray.files.flat import unpack
-from marval_ray.models.mar import MAR
-from marval_ray.sampling import Draws, sample_tokens
 from marval_ray.types import Drawn, Request, Rollout, Weights
 
 

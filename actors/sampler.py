@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from marval_ray.continuous import Drawing, Wish, advance, begin
+from marval_ray.families.mar.batching import Drawing, Wish, advance, begin
+from marval_ray.families.mar.codec import VAE
+from marval_ray.families.mar.model import MAR
 from marval_ray.files.images import to_pixels
 from marval_ray.generate import decode_tokens
-from marval_ray.models.mar import MAR
-from marval_ray.models.vae import VAE
 
 Preview = Callable[[int, np.ndarray], None]
 """Gets the number of loops that are done, and the pixels (H, W, C) so far."""

@@ -19,10 +19,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from marval_ray import cli
 from marval_ray.config import ModelConfig
-from marval_ray.models.mar import MAR
-from marval_ray.models.vae import KL16
+from marval_ray.families.mar.codec import KL16
+from marval_ray.families.mar.loop import Loop, plan_loops
+from marval_ray.families.mar.model import MAR
 from marval_ray.presets import PRESETS
-from marval_ray.sampling import Loop, plan_loops
 
 IMAGES = 1_281_167
 """Of ImageNet's training set."""

@@ -21,9 +21,9 @@ from marval_ray import cli
 from marval_ray.config import ModelConfig
 from marval_ray.diffusion.head import TIME_FEATURES
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
-from marval_ray.models.mar import MAR
+from marval_ray.families.mar.loop import Draws, Loop, plan_loops, run_loop
+from marval_ray.families.mar.model import MAR
 from marval_ray.presets import MODELS
-from marval_ray.sampling import Draws, Loop, plan_loops, run_loop
 
 PEAK_SIZES = (2048, 3072, 4096)
 TOLERANCE = 1e-3

@@ -25,12 +25,12 @@ from PIL import Image
 from marval_ray import assets_index, cli
 from marval_ray.diffusion.samplers import OneStep
 from marval_ray.evaluation import images_per_second
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.mar.loop import Draws, sample_tokens
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import to_pixels
 from marval_ray.generate import decode_tokens, student_generation
-from marval_ray.models.vae import load_vae
-from marval_ray.sampling import Draws, sample_tokens
-from marval_ray.weights import load_model
 
 SERVE = Path(__file__).parent.parent / "jobs/serve.py"
 

@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import torch
 
 from marval_ray import assets_index, cli
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.fit import save_weights
 from marval_ray.files.images import read_images, to_tensor
 from marval_ray.metrics import Statistics, classify
 from marval_ray.models.classifier import load_classifier
-from marval_ray.models.vae import load_vae
-from marval_ray.weights import load_model, save_weights
 
 
 @dataclass(frozen=True)

@@ -33,18 +33,20 @@ from actors.signals import Stopped, handled
 from actors.trainer import demand, train
 from marval_ray import assets_index, cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import codec_id
+from marval_ray.families.mar.model import MAR
 from marval_ray.figures import Figures, FiguresConfig
+from marval_ray.files.fit import save_weights
 from marval_ray.files.latents import check_latents
 from marval_ray.files.storage import ERRORS, Storage
+from marval_ray.files.tensors import read_state
 from marval_ray.generate import Generation
-from marval_ray.models.mar import MAR
-from marval_ray.models.vae import codec_id
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.run_folder import check_run_folder, open_run_folder
 from marval_ray.run_lock import locked
-from marval_ray.weights import load_model, read_state, save_weights
 
 Result = TypeVar("Result")
 

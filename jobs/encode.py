@@ -26,12 +26,12 @@ from actors import errors
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray import assets_index
 from marval_ray.config import check_at_least
+from marval_ray.families.mar.codec import VAE, codec_id, load_vae
 from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary
 from marval_ray.files.image_tables import Columns, ImageTables, read_rows
 from marval_ray.files.latents import CLASSES, CODEC
-from marval_ray.models.vae import VAE, codec_id, load_vae
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""

@@ -33,9 +33,9 @@ from actors.endpoint_config import EndpointConfig
 from actors.resources import check_resources, node_resources
 from actors.sampler import Served, check_draws
 from marval_ray import cli
-from marval_ray.models.vae import load_vae
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.source import modified, student_of, students, vae_beside
-from marval_ray.weights import load_model
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from marval_ray import assets_index, cli
 from marval_ray.config import check_seed
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import VAE, load_vae
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import crop_to, read_images, to_tensor
 from marval_ray.files.latents import LatentDataset
 from marval_ray.generate import class_labels, student_generation
-from marval_ray.models.vae import VAE, load_vae
 from marval_ray.preference import Pairs, Pool, flipped, preference_loss
 from marval_ray.prompts import TEMPLATE, class_prompts
 from marval_ray.rewards.clip import CLIPReward
-from marval_ray.weights import load_model
 
 TEMPLATES = (TEMPLATE, "A photo of {}", "{}", "An image of the class {}")
 SIDE = 28

@@ -13,15 +13,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
+from marval_ray.average import EMA
 from marval_ray.config import check_seed
 from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.families.mar.checkpoint import load_model, save_model
+from marval_ray.families.mar.loss import context_loss
+from marval_ray.families.mar.masking import drop_labels, mask_tokens
+from marval_ray.families.mar.model import MAR, gather_tokens, patchify
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.latents import LatentDataset, check_latents
-from marval_ray.losses.mar import context_loss
-from marval_ray.masking import drop_labels, mask_tokens
-from marval_ray.models.mar import MAR, gather_tokens, patchify
 from marval_ray.presets import MODELS
-from marval_ray.weights import EMA, load_model, save_model
 
 
 @dataclass(frozen=True)

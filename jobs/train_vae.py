@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
+from marval_ray.families.mar import codec as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
-from marval_ray.models import vae
 from marval_ray.models.classifier import Classifier, load_classifier
 
 Loss = Callable[[AutoencoderKL, Tensor], tuple[Tensor, dict[str, float]]]

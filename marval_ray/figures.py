@@ -13,13 +13,13 @@ from marval_ray import assets_index, report
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.evaluation import Row, best, fastest, images_per_second, measure_loops
+from marval_ray.families.mar.codec import VAE, load_vae
+from marval_ray.families.mar.model import MAR
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
 from marval_ray.generate import Generation, class_labels, student_generation
 from marval_ray.metrics import Evaluator
-from marval_ray.models.mar import MAR
-from marval_ray.models.vae import VAE, load_vae
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from marval_ray.config import ModelConfig
 from marval_ray.diffusion.samplers import OneStep, TokenSampler
+from marval_ray.families.mar.codec import VAE
+from marval_ray.families.mar.loop import Draws, sample_tokens
+from marval_ray.families.mar.model import MAR, unpatchify
 from marval_ray.files.images import crop_to
-from marval_ray.models.mar import MAR, unpatchify
-from marval_ray.models.vae import VAE
-from marval_ray.sampling import Draws, sample_tokens
 
 
 @dataclass(frozen=True)

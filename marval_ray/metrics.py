@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from marval_ray.files.atomic import atomic_path
+from marval_ray.files.tensors import read_state
 from marval_ray.models.classifier import Classifier, load_classifier
-from marval_ray.weights import read_state
 
 BATCH = 500
 SIZES = ([28, 28], [32, 32])

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import ModelConfig
+from marval_ray.families.mar.codec import VAE
+from marval_ray.families.mar.model import unpatchify
 from marval_ray.files.images import crop_to
-from marval_ray.models.mar import unpatchify
-from marval_ray.models.vae import VAE
 from marval_ray.rewards import Reward
 from marval_ray.types import Scored
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from marval_ray import assets_index
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.families.mar.checkpoint import load_model, read_config
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.files.text import read_json
 from marval_ray.generate import Generation, student_generation
-from marval_ray.models.vae import load_vae
 from marval_ray.presets import MODELS, SAMPLERS
-from marval_ray.weights import load_model, read_config
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")
 Config = TypeVar("Config", bound="Source")

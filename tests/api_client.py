@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from actors.api import Backend, Png, Rules, State, make_app
 from actors.endpoint import card_of
 from actors.endpoint_config import EndpointConfig
-from marval_ray.continuous import Wish
-from marval_ray.weights import read_config
+from marval_ray.families.mar.batching import Wish
+from marval_ray.families.mar.checkpoint import read_config
 
 CONFIG = EndpointConfig(threads=1)
 MODEL = read_config(CONFIG.checkpoint.parent)

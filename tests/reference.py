@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from marval_ray.config import ModelConfig
-from marval_ray.models.vae import KLConfig
+from marval_ray.families.mar.codec import KLConfig
 
 SAMPLING = {"cfg": 2.9, "temperature": 1.0, "chain_temperature": 0.9}
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from marval_ray.config import ModelConfig
+from marval_ray.families.mar.checkpoint import save_model
+from marval_ray.families.mar.model import MAR
 from marval_ray.files.latents import write_latents
-from marval_ray.models.mar import MAR
-from marval_ray.weights import save_model
 
 MODEL = ModelConfig(
     latent_size=4, latent_channels=4, num_classes=3, buffer_size=2,

@@ -23,9 +23,11 @@ from actors.drawer import Sampler
 from actors.endpoint import application, build, card_of, user_config
 from actors.endpoint_config import EndpointConfig, read_key
 from marval_ray.class_names import find_class
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
+from marval_ray.families.mar.checkpoint import save_model
+from marval_ray.files.fit import save_weights
+from marval_ray.files.tensors import read_state
 from marval_ray.source import student_of, vae_beside
-from marval_ray.weights import read_state, save_model, save_weights
 
 
 def sampler_of(config: EndpointConfig) -> Sampler:

@@ -13,7 +13,7 @@ from commands import ROOT
 from hosts import MISSING, NETWORK, TOKEN, Host, hosts, possible
 from servers import free_port, wait_until
 
-from marval_ray.weights import read_state
+from marval_ray.files.tensors import read_state
 
 pytestmark = [
     pytest.mark.cluster,

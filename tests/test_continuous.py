@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from marval_ray import assets_index
-from marval_ray.continuous import Wish, advance, begin
 from marval_ray.diffusion.samplers import OneStep
-from marval_ray.sampling import Draws, sample_tokens
-from marval_ray.weights import load_model
+from marval_ray.families.mar.batching import Wish, advance, begin
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.loop import Draws, sample_tokens
 
 WISHES = [
     Wish(0, 1, 0, 64), Wish(3, 1, 1, 8), Wish(9, 5, 0, 1), Wish(3, 7, 2, 16), Wish(5, 5, 0, 2), Wish(7, 2**40, 0, 64), Wish(1, 0, 0, 5),

@@ -11,9 +11,11 @@ from actors.drawer import Sampler
 from actors.endpoint import user_config
 from actors.endpoint_config import EndpointConfig
 from marval_ray import assets_index
-from marval_ray.continuous import Wish
+from marval_ray.families.mar.batching import Wish
+from marval_ray.families.mar.checkpoint import read_config
+from marval_ray.files.fit import save_weights
+from marval_ray.files.tensors import read_state
 from marval_ray.source import vae_beside
-from marval_ray.weights import read_config, read_state, save_weights
 
 STUDENT = assets_index.STUDENT
 CONFIG = EndpointConfig(threads=1, batch=1)

@@ -10,9 +10,9 @@ import pytest
 from commands import refuse, succeed
 
 from marval_ray import assets_index
+from marval_ray.families.mar.codec import codec_id, load_vae
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.latents import CLASSES, CODEC
-from marval_ray.models.vae import codec_id, load_vae
 
 ENCODE = "jobs/encode.py"
 COUNT = 20

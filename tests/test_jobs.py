@@ -16,8 +16,9 @@ from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
 from marval_ray import assets_index
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.files.tensors import read_state
 from marval_ray.presets import PRESETS
-from marval_ray.weights import load_model, read_state
 
 DISTILL = "jobs/distill.py"
 QUICK = (

@@ -11,7 +11,7 @@ from actors.engine import deepspeed, engine_config, whole_parameters
 from actors.gsim import GSIMLearner, GSIMRun
 from actors.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
-from marval_ray.weights import load_model
+from marval_ray.families.mar.checkpoint import load_model
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from marval_ray.families.mar.masking import drop_labels, mask_ratio, mask_tokens
 from marval_ray.files.latents import LatentDataset, write_latents
-from marval_ray.masking import drop_labels, mask_ratio, mask_tokens
 
 SHAPE = (2, 3, 3)
 

@@ -7,11 +7,11 @@ import torch
 
 from marval_ray import assets_index
 from marval_ray.evaluation import best, fastest
+from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
 from marval_ray.metrics import Evaluator, Statistics, frechet_distance, recall, within_class_distance
 from marval_ray.presets import MODELS
 from marval_ray.source import parse_labels
-from marval_ray.weights import load_model
 
 
 def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
@@ -90,7 +90,7 @@ def test_real_images_score_well_and_damage_shows():
 
 
 def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():
-    from marval_ray.models.vae import load_vae
+    from marval_ray.families.mar.codec import load_vae
 
     evaluator, vae = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE), load_vae(assets_index.VAE)
     pixels, labels = read_images(assets_index.IMAGES)

@@ -14,7 +14,7 @@ from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
 from actors.recorder import read_metrics
 from marval_ray import assets_index
-from marval_ray.models.vae import load_vae
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.presets import MODELS
 from marval_ray.rewards import load_reward
 from marval_ray.scoring import Scorer

@@ -8,9 +8,9 @@ import torch
 
 from actors.painter import Elsewhere
 from marval_ray import assets_index
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.generate import student_generation
-from marval_ray.models.vae import load_vae
-from marval_ray.weights import load_model
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from reference import Recording, largest_gap, model_config_from_reference, read_
 
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import Ancestral
-from marval_ray.diffusion.schedule import cosine_diffusion, hidden_after_loops
-from marval_ray.models.mar import MAR, gather_tokens, scatter_tokens, unpatchify
-from marval_ray.sampling import Draws, model_conditions, plan_loops, run_loop, sample_tokens
-from marval_ray.weights import load_strictly
+from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.families.mar.loop import Draws, model_conditions, plan_loops, run_loop, sample_tokens
+from marval_ray.families.mar.masking import hidden_after_loops
+from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens, unpatchify
+from marval_ray.files.fit import load_strictly
 
 ATOL = 1e-5
 # At t = 999 the factor 1 / alpha_t is about 2e4 and values reach 6e4: a rounding error of 1e-6 becomes 2e-2.

@@ -27,10 +27,10 @@ from actors.screen import ROWS, live_table
 from actors.trainer import LearnerError, train
 from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.families.mar.model import MAR
 from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files.flat import pack, unpack
 from marval_ray.files.storage import Storage
-from marval_ray.models.mar import MAR
 from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts
 

@@ -8,10 +8,10 @@ from marval_ray.config import ModelConfig
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import Ancestral, OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.losses.mar import context_loss
-from marval_ray.masking import mask_tokens
-from marval_ray.models.mar import MAR, patchify, unpatchify
-from marval_ray.sampling import Draws, plan_loops, run_loop, sample_loops, sample_tokens
+from marval_ray.families.mar.loop import Draws, plan_loops, run_loop, sample_loops, sample_tokens
+from marval_ray.families.mar.loss import context_loss
+from marval_ray.families.mar.masking import mask_tokens
+from marval_ray.families.mar.model import MAR, patchify, unpatchify
 
 # Encoder and decoder differ in every size, and a token is a patch of 2 x 2.
 UNEVEN = ModelConfig(

@@ -8,7 +8,8 @@ import torch
 
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.loss import diffusion_terms, variational_bits
-from marval_ray.diffusion.schedule import cosine_diffusion, hidden_after_loops, respaced_timesteps
+from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
+from marval_ray.families.mar.masking import hidden_after_loops
 
 DIFFUSION = cosine_diffusion()
 

@@ -17,7 +17,8 @@ from commands import ROOT
 from servers import PATH, READY, Load, Server, begin, free_port, server, wait_until
 
 from marval_ray import assets_index
-from marval_ray.weights import read_state, save_weights
+from marval_ray.files.fit import save_weights
+from marval_ray.files.tensors import read_state
 
 pytestmark = pytest.mark.slow
 

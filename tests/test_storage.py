@@ -15,7 +15,7 @@ from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
 from actors.recorder import read_metrics
 from marval_ray.files.storage import Storage
-from marval_ray.weights import read_state
+from marval_ray.files.tensors import read_state
 
 MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode != 0,

@@ -19,7 +19,7 @@ from actors.resources import check_resources, resources
 from actors.trainer import LearnerError, train
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.files.storage import Storage
-from marval_ray.weights import read_state
+from marval_ray.files.tensors import read_state
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,12 +9,13 @@ import torch
 from commands import refuse, succeed
 
 from marval_ray import assets_index
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
 from marval_ray.fashion_mnist import CLASS_NAMES
-from marval_ray.models.vae import load_vae
+from marval_ray.files.tensors import read_state
 from marval_ray.presets import MODELS
 from marval_ray.prompts import class_prompts
 from marval_ray.rewards import load_reward
-from marval_ray.weights import load_model, read_state
 
 
 @pytest.fixture

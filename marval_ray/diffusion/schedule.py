@@ -99,19 +99,3 @@ def respaced_timesteps(steps: int) -> Int64[Tensor, " S"]:
         positions.append(round(at))
         at += stride
     return torch.tensor(positions, dtype=torch.int64)
-
-
-def hidden_after_loops(tokens: int, loops: int) -> list[int]:
-    """How many of `tokens` are still hidden after each of `loops` AR loops (cosine schedule of MaskGIT/MAR).
-
-    Loop k leaves floor(L cos(pi/2 (k+1)/K)), but reveals at least one token and leaves at least one to the last
-    loop, which leaves none. With more loops than tokens some loops reveal nothing.
-    """
-    if loops < 1:
-        raise ValueError(f"the number of AR loops must be at least 1, got {loops}")
-    hidden, after = tokens, []
-    for k in range(loops - 1):
-        ratio = math.cos(math.pi / 2 * (k + 1) / loops)
-        hidden = max(1, min(hidden - 1, math.floor(tokens * ratio)))
-        after.append(hidden)
-    return [*after, 0]

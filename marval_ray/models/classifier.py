@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marval_ray.weights import load_strictly, read_state
+from marval_ray.files.fit import load_strictly
+from marval_ray.files.tensors import read_state
 
 FEATURES = 64
 

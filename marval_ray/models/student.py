@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from marval_ray.diffusion.samplers import OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.losses.mar import context_loss
-from marval_ray.models.mar import MAR
+from marval_ray.families.mar.loss import context_loss
+from marval_ray.families.mar.model import MAR
 from marval_ray.types import Context
 
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
+from marval_ray.files.fit import check_finite, check_fit, check_report
 from marval_ray.files.tensors import read_state
 from marval_ray.files.text import read_json
 from marval_ray.rewards.preprocess import ImageTransform, cosine
-from marval_ray.weights import check_finite, check_fit, check_report
 
 # transformers reports files that are damaged, or of another kind of model, by whichever of these they lead to.
 _UNREADABLE = (

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.files.fit import check_fit, load_strictly
 from marval_ray.files.tensors import read_state
 from marval_ray.rewards.preprocess import PaddedTransform, cosine
-from marval_ray.weights import check_fit, load_strictly
 
 
 class HPSReward(nn.Module):

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from marval_ray.files.fit import check_fit, load_strictly
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.rewards.preprocess import ImageTransform
-from marval_ray.weights import check_fit, load_strictly
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw scores over the authors' data."""

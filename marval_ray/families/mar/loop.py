@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.samplers import TokenSampler
-from marval_ray.diffusion.schedule import hidden_after_loops
-from marval_ray.models.mar import MAR, gather_tokens, scatter_tokens
+from marval_ray.families.mar.masking import hidden_after_loops
+from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens
 
 
 @dataclass(frozen=True)

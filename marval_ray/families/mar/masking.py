@@ -1,4 +1,4 @@
-"""MAR's training mask: a random order and one mask ratio for the batch (arXiv 2406.11838, section 4)."""
+"""Masks: in training a random order and one ratio for the batch, in sampling a cosine (arXiv 2406.11838, section 4)."""
 
 import math
 
@@ -39,3 +39,19 @@ def drop_labels(
 
 def _normal_cdf(x: float) -> float:
     return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def hidden_after_loops(tokens: int, loops: int) -> list[int]:
+    """How many of `tokens` are still hidden after each of `loops` AR loops (cosine schedule of MaskGIT/MAR).
+
+    Loop k leaves floor(L cos(pi/2 (k+1)/K)), but reveals at least one token and leaves at least one to the last
+    loop, which leaves none. With more loops than tokens some loops reveal nothing.
+    """
+    if loops < 1:
+        raise ValueError(f"the number of AR loops must be at least 1, got {loops}")
+    hidden, after = tokens, []
+    for k in range(loops - 1):
+        ratio = math.cos(math.pi / 2 * (k + 1) / loops)
+        hidden = max(1, min(hidden - 1, math.floor(tokens * ratio)))
+        after.append(hidden)
+    return [*after, 0]

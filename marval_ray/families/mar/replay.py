@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from marval_ray.models.mar import gather_tokens, scatter_tokens
-from marval_ray.sampling import Draws, Loop, plan_loops
+from marval_ray.families.mar.loop import Draws, Loop, plan_loops
+from marval_ray.families.mar.model import gather_tokens, scatter_tokens
 from marval_ray.types import Context, Rollout
 
 Predict = Callable[[Context, Tensor], Tensor]

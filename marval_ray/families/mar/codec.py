@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.files.fit import check_finite, check_fit, check_report
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.files.text import read_json
-from marval_ray.weights import check_finite, check_fit, check_report
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.samplers import OneStep
-from marval_ray.diffusion.schedule import hidden_after_loops
-from marval_ray.models.mar import MAR
-from marval_ray.sampling import Draws
+from marval_ray.families.mar.loop import Draws
+from marval_ray.families.mar.masking import hidden_after_loops
+from marval_ray.families.mar.model import MAR
 
 
 @dataclass(frozen=True)

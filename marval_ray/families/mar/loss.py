@@ -6,8 +6,8 @@ from torch import Tensor
 
 from marval_ray.diffusion.loss import denoising_loss
 from marval_ray.diffusion.schedule import Diffusion
+from marval_ray.families.mar.model import MAR
 from marval_ray.loss import Loss
-from marval_ray.models.mar import MAR
 from marval_ray.types import Context
 
 

@@ -1,0 +1,1 @@
+"""Families of models, each in a folder of its own."""
