@@ -135,17 +135,17 @@ def test_the_policy_gradient_weighs_rollouts_of_older_weights(plan, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["RolloutWorker", "RewardWorker", "RayTrainWorker"])
-def test_a_killed_process_changes_nothing(plan, tmp_path, victim):
-    plan = with_learner(plan, steps=20, checkpoint_every=5)
+def test_killed_processes_change_nothing(plan, tmp_path):
+    plan = with_learner(plan, steps=30, checkpoint_every=5)
     with hired(plan) as crew, ThreadPoolExecutor(1) as background:
         whole = trained(plan, tmp_path / "whole", crew)
         result = background.submit(trained, plan, tmp_path / "killed", crew)
-        wait_for_rows(tmp_path / "killed" / "metrics-rl.jsonl", 7)
-        actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
-        os.kill(actors[0].pid, signal.SIGKILL)
+        for rows, victim in ((7, "RolloutWorker"), (12, "RewardWorker"), (17, "RayTrainWorker")):
+            wait_for_rows(tmp_path / "killed" / "metrics-rl.jsonl", rows)
+            actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
+            os.kill(actors[0].pid, signal.SIGKILL)
         assert gap(whole, result.result(timeout=240)) == 0
-    assert [row["step"] for row in metrics(tmp_path / "killed")] == list(range(1, 21))
+    assert [row["step"] for row in metrics(tmp_path / "killed")] == list(range(1, 31))
 
 
 def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
@@ -156,12 +156,11 @@ def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [1, 2])
-def test_stale_rollouts_keep_their_bound_and_do_not_depend_on_timing(plan, tmp_path, staleness):
-    plan = with_rl(with_learner(plan, steps=8), max_staleness=staleness)
+def test_stale_rollouts_keep_their_bound_and_do_not_depend_on_timing(plan, tmp_path):
+    plan = with_rl(with_learner(plan, steps=8), max_staleness=2)
     with hired(plan) as crew:
         assert gap(trained(plan, tmp_path / "once", crew), trained(plan, tmp_path / "again", crew)) == 0
-    assert max(row["flow/staleness"] for row in metrics(tmp_path / "once")) == staleness
+    assert max(row["flow/staleness"] for row in metrics(tmp_path / "once")) == 2
 
 
 @pytest.mark.slow

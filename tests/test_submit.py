@@ -30,19 +30,20 @@ def wait_for(url: str, token: str, seconds: float = 90) -> None:
             time.sleep(1)
 
 
-@pytest.fixture(params=["token", "disabled"])
-def cluster(request, tmp_path):
-    """(environment of a client, address of the dashboard) of a head node of its own."""
+@pytest.fixture(params=["token", "disabled"], scope="module")
+def cluster(request, tmp_path_factory):
+    """(environment of a client, address of the dashboard) of a head node of its own, whose user has a home of its own."""
+    home = tmp_path_factory.mktemp("home")
     token = "0123456789abcdef" * 4
     port, dashboard = free_port(), free_port()
     auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": token} if request.param == "token" else {})
     # The variable is what before_ray() set for the tests; a user's `ray start` and job do not have it.
-    env = auth | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    env = auth | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(home)}
     command = [
         RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
         "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/marval-{port}",
     ]  # fmt: skip
-    with open(tmp_path / "head.log", "w", encoding="utf-8") as log:
+    with open(home / "head.log", "w", encoding="utf-8") as log:
         head = subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(f"http://127.0.0.1:{dashboard}/api/version", token)
@@ -52,7 +53,7 @@ def cluster(request, tmp_path):
         head.wait(60)
 
 
-def test_the_job_runs_on_a_cluster(cluster, tmp_path):
+def test_the_job_runs_on_a_cluster(cluster):
     env, dashboard = cluster
     submit = [
         str(RAY), "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", DISTILL,
@@ -64,7 +65,7 @@ def test_the_job_runs_on_a_cluster(cluster, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Ray deletes the job's working directory, so the run is in the home of the user that the cluster runs as.
-    assert (tmp_path / "runs" / "submitted" / "report.html").exists()
+    assert Path(env["HOME"], "runs", "submitted", "report.html").exists()
     failed = subprocess.run(
         [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
     )
