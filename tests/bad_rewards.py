@@ -20,6 +20,10 @@ def explode(reward, means):
     raise RuntimeError("reward model exploded")
 
 
+def raises():
+    return Misbehaving(explode)
+
+
 def late():
     return Misbehaving(lambda reward, means: explode(reward, means) if reward.calls > 2 else means)
 

@@ -23,16 +23,14 @@ def run(*arguments: object, env: dict[str, str] | None = None, timeout: float = 
 def succeed(*arguments: object, env: dict[str, str] | None = None) -> str:
     """Standard output of a command that ends well. It runs in this process, which has all imports; Ray's are its own."""
     with patch.dict(os.environ, env or {}):
-        out, err, code = _here(*arguments)
+        return outputs(*arguments)[0]
+
+
+def outputs(*arguments: object) -> tuple[str, str]:
+    """Standard output and standard error of a command that ends well, in this process."""
+    out, err, code = _here(*arguments)
     assert not code, out[-3000:] + err[-3000:] + str(code)
-    return out
-
-
-def warnings_of(*arguments: object) -> str:
-    """Standard error of a command that ends well."""
-    _, err, code = _here(*arguments)
-    assert not code, err + str(code)
-    return err
+    return out, err
 
 
 def refuse(*arguments: object) -> str:

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from marval_ray import assets_index
 from marval_ray.config import ModelConfig
 from marval_ray.families.mar.checkpoint import save_model
 from marval_ray.families.mar.model import MAR
@@ -36,4 +39,12 @@ def write_random_latents(path: Path, config: ModelConfig = MODEL, images: int = 
     write_latents(
         path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10
     )
+    return path
+
+
+def write_latents_from_1(path: Path) -> Path:
+    """A hundred of the embedded latents, with classes that are counted from 1."""
+    table = pq.read_table(assets_index.LATENTS).slice(0, 100)
+    labels = pa.array([label + 1 for label in table["label"].to_pylist()], pa.int64())
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels), path)
     return path

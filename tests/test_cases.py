@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import refuse, succeed
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small import write_latents_from_1
 
 from marval_ray import assets_index
 
@@ -104,10 +104,7 @@ def test_an_autoencoder_with_old_names(tmp_path):
 
 
 def labels_from_1(folder: Path) -> tuple[object, ...]:
-    table = pq.read_table(assets_index.LATENTS).slice(0, 100)
-    labels = pa.array([label + 1 for label in table["label"].to_pylist()], pa.int64())
-    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels), folder / "from1.parquet")
-    return (*RUN, folder / "run", "--latents", folder / "from1.parquet")
+    return (*RUN, folder / "run", "--latents", write_latents_from_1(folder / "from1.parquet"))
 
 
 def reward_without_a_tower(folder: Path) -> tuple[object, ...]:

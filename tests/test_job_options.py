@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import refuse, succeed, warnings_of
+from commands import outputs, refuse, succeed
 from safetensors.torch import load_file, save_file
+from small import write_latents_from_1
 
 from jobs import distill, sample
 from marval_ray import assets_index
@@ -51,10 +51,7 @@ def refuse_run(tmp_path, *options) -> str:
 
 
 def test_distillation_refuses_labels_of_no_class(tmp_path):
-    table = pq.read_table(assets_index.LATENTS).slice(0, 100)
-    labels = pa.array([label + 1 for label in table["label"].to_pylist()], pa.int64())
-    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels), tmp_path / "from1.parquet")
-    message = refuse_run(tmp_path, "--latents", tmp_path / "from1.parquet")
+    message = refuse_run(tmp_path, "--latents", write_latents_from_1(tmp_path / "from1.parquet"))
     assert "from1.parquet" in message and "labels are outside the model's classes 0-9, the first is 10" in message
 
 
@@ -140,8 +137,9 @@ def test_evaluation_refuses_one_array(tmp_path):
 
 def test_evaluation_says_what_its_scores_do_not_cover(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1), np.uint8)
-    said = warnings_of("jobs/evaluate.py", "--npz", archive(tmp_path / "x.npz", pixels, np.array([0, 0, 1, 1], np.uint8)))
+    printed, said = outputs("jobs/evaluate.py", "--npz", archive(tmp_path / "x.npz", pixels, np.array([0, 0, 1, 1], np.uint8)))
     assert "warning: images of 2 of 10 classes" in said and "warning: 4 images are too few" in said
+    assert json.loads(printed)["samples"] == 4
 
 
 @pytest.mark.parametrize(("preset", "guidance"), [("mar-b", 2.9), ("mar-l", 3.0), ("mar-h", 3.2)])

@@ -15,6 +15,7 @@ from commands import ROOT, help_of, refuse, succeed
 from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
+from actors.recorder import read_metrics
 from marval_ray import assets_index
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.tensors import read_state
@@ -88,30 +89,51 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(run_folder, resumed)
     succeed(DISTILL, "--out", resumed, "--resume", "--learner.steps", 5, *SHORT)
-    rows = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert rows == [1, 2, 3, 4, 5]
+    assert recorded(resumed) == [1, 2, 3, 4, 5]
     after = read_state(resumed / "student.safetensors")
     assert any((before[name] != after[name]).any() for name in before)
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path):
-    out, steps = tmp_path / "run", 500
-    command = [sys.executable, DISTILL, "--out", out, "--learner.steps", steps, *SHORT]
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
-    end = time.monotonic() + 200
-    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) < 3:
-        assert time.monotonic() < end and job.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
-        time.sleep(0.1)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(120) == 128 + signal.SIGTERM, (tmp_path / "log").read_text(encoding="utf-8")[-3000:]
-    assert "stopped on SIGTERM in stage gsim; --resume continues" in (tmp_path / "log").read_text(encoding="utf-8")
-    done = len((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    assert 3 <= done < steps
+def test_signals_end_a_run_with_a_checkpoint_from_which_it_goes_on_and_a_run_at_work_is_left_alone(tmp_path):
+    out, options = tmp_path / "run", ("--learner.steps", 500, *SHORT)
+    job = at_work(tmp_path / "log", out, 3, *options)
+    for way in ("--resume", "--overwrite"):
+        assert f"belongs to process {job.pid} on" in refuse(DISTILL, "--out", out, way, *options)
+    stop(job, signal.SIGINT, tmp_path / "log")
+    done = len(recorded(out))
+    assert 3 <= done < 500
+    stop(at_work(tmp_path / "log", out, done + 1, "--resume", *options), signal.SIGTERM, tmp_path / "log")
+    done = len(recorded(out))
+    assert done < 500
     succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 2, *SHORT)
-    rows = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert rows == list(range(1, done + 3))
+    assert recorded(out) == list(range(1, done + 3))
+
+
+def at_work(log: Path, out: Path, rows: int, *options: object) -> subprocess.Popen:
+    """A run in a process of its own, once it has recorded that many updates."""
+    command = [sys.executable, DISTILL, "--out", out, *options]
+    with log.open("w", encoding="utf-8") as file:
+        job = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=file, stderr=file)
+    end = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or len(recorded(out)) < rows:
+        assert time.monotonic() < end and job.poll() is None, log.read_text(encoding="utf-8")[-3000:]
+        time.sleep(0.1)
+    return job
+
+
+def stop(job: subprocess.Popen, number: signal.Signals, log: Path) -> None:
+    """Send the signal: the run says how to go on, without a traceback."""
+    job.send_signal(number)
+    assert job.wait(120) == 128 + number, log.read_text(encoding="utf-8")[-3000:]
+    printed = log.read_text(encoding="utf-8")
+    assert f"stopped on {number.name} in stage gsim; --resume continues" in printed
+    assert not any(line.startswith("Traceback") for line in printed.splitlines()), printed[-5000:]
+
+
+def recorded(out: Path) -> list[float]:
+    """Numbers of the updates in the metrics."""
+    return [row["step"] for row in read_metrics(out / "metrics.jsonl")]
 
 
 def test_samples_are_written_in_three_forms(run_folder, tmp_path):
