@@ -25,7 +25,7 @@ import ray
 from fake_workers import FakeReward, FakeRollout
 from ray.util.placement_group import placement_group
 
-from actors.pool import Crew, Feed, hire
+from actors.crew.pool import Crew, Feed, hire
 from marval_ray import cli
 from marval_ray.config import RLConfig, RoleConfig
 from marval_ray.files.atomic import write_json

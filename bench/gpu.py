@@ -24,20 +24,21 @@ from tables import table
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from actors.gsim import GSIMLearner, GSIMRun
-from marval_ray import assets_index, cli
+from actors.learning.gsim import GSIMLearner, GSIMRun
+from marval_ray import cli
 from marval_ray.config import LearnerConfig, ModelConfig
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
+from marval_ray.distil.student import Student
+from marval_ray.embedded import assets_index
+from marval_ray.families.generate import class_labels
 from marval_ray.families.mar.checkpoint import save_model
 from marval_ray.families.mar.codec import KL16, VAE, load_vae
 from marval_ray.families.mar.loop import Draws, sample_tokens
 from marval_ray.families.mar.replay import replay_chain
 from marval_ray.files.atomic import write_json
 from marval_ray.files.latents import write_latents
-from marval_ray.generate import class_labels
-from marval_ray.models.student import Student
+from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards.preprocess import ImageTransform
-from marval_ray.scoring import Scorer
 from marval_ray.types import Rollout
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,9 +18,11 @@ from typing import Any
 import tables
 from records import DEFAULT, Records, Settings, Summary
 
-from marval_ray import assets_index, cli, report
-from marval_ray.figures import FiguresConfig
+from marval_ray import cli
+from marval_ray.embedded import assets_index
 from marval_ray.files.atomic import atomic_path
+from marval_ray.runs import report
+from marval_ray.runs.figures import FiguresConfig
 
 GUIDED: Settings = {"gsim.w": 1.5}
 """The better student where no RL follows: the default of both stages, w = 1, leaves accuracy to RL."""

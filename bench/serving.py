@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from marval_ray import assets_index, cli
+from marval_ray import cli
 from marval_ray.diffusion.samplers import OneStep
-from marval_ray.evaluation import images_per_second
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.sweep import images_per_second
+from marval_ray.families.generate import decode_tokens, student_generation
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
 from marval_ray.families.mar.loop import Draws, sample_tokens
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import to_pixels
-from marval_ray.generate import decode_tokens, student_generation
 
 SERVE = Path(__file__).parent.parent / "jobs/serve.py"
 

@@ -4,7 +4,7 @@ from statistics import mean, median, stdev
 
 from records import Summary
 
-from marval_ray.evaluation import Row
+from marval_ray.evaluation.sweep import Row
 
 LABELS = (("fd", ".2f"), ("accuracy", ".3f"), ("diversity", ".3f"))
 

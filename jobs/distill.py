@@ -22,31 +22,32 @@ import ray
 import torch
 import tyro
 
+from actors.crew.painter import Elsewhere
+from actors.crew.plan import Plan
 from actors.errors import plainly
-from actors.gsim import GSIMRun
-from actors.painter import Elsewhere
-from actors.plan import Plan
+from actors.learning.gsim import GSIMRun
+from actors.learning.reinforce import reinforce, role_demands, try_reward
+from actors.learning.trainer import demand, train
 from actors.recorder import METRICS, read_metrics
-from actors.reinforce import reinforce, role_demands, try_reward
 from actors.resources import check_resources, node_resources
 from actors.signals import Stopped, handled
-from actors.trainer import demand, train
-from marval_ray import assets_index, cli
+from marval_ray import cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
+from marval_ray.embedded import assets_index
+from marval_ray.families.generate import Generation
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import codec_id
 from marval_ray.families.mar.model import MAR
-from marval_ray.figures import Figures, FiguresConfig
 from marval_ray.files.fit import save_weights
 from marval_ray.files.latents import check_latents
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.tensors import read_state
-from marval_ray.generate import Generation
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
-from marval_ray.run_folder import check_run_folder, open_run_folder
-from marval_ray.run_lock import locked
+from marval_ray.runs.figures import Figures, FiguresConfig
+from marval_ray.runs.folder import check_run_folder, open_run_folder
+from marval_ray.runs.lock import locked
 
 Result = TypeVar("Result")
 

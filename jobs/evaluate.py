@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marval_ray import assets_index, cli
-from marval_ray.evaluation import Row, measure
+from marval_ray import cli
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.files.atomic import check_out, write_json
 from marval_ray.files.images import read_npz, to_tensor
-from marval_ray.metrics import Evaluator
-from marval_ray.source import Source, defaults
+from marval_ray.hub.source import Source, defaults
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray import cli, report
+from marval_ray import cli
 from marval_ray.files.atomic import atomic_path, check_out
 from marval_ray.files.images import encode_png, to_pixels, write_npz
-from marval_ray.source import Source, defaults
+from marval_ray.hub.source import Source, defaults
+from marval_ray.runs import report
 
 SUFFIXES = (".png", ".npz")
 

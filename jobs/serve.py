@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actors.serving.descendants import end_them_at_exit, lost
 from actors.signals import hold_back, leave, leave_if_asked, let_through, on_signal
-from marval_ray.descendants import end_them_at_exit, lost
 from marval_ray.environment import before_ray, before_serve
 
 hold_back()
@@ -28,14 +28,14 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from actors.endpoint import application, demands
-from actors.endpoint_config import EndpointConfig
 from actors.resources import check_resources, node_resources
-from actors.sampler import Served, check_draws
+from actors.serving.endpoint import application, demands
+from actors.serving.endpoint_config import EndpointConfig
+from actors.serving.sampler import Served, check_draws
 from marval_ray import cli
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
-from marval_ray.source import modified, student_of, students, vae_beside
+from marval_ray.hub.source import modified, student_of, students, vae_beside
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
-from marval_ray import assets_index, cli
+from marval_ray import cli
 from marval_ray.config import check_seed
 from marval_ray.diffusion.samplers import Ancestral, Schedule
-from marval_ray.evaluation import Row, best, images_per_second, measure
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.sweep import Row, best, images_per_second, measure
+from marval_ray.families.generate import Generation, class_labels
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
 from marval_ray.files.atomic import write_json
-from marval_ray.generate import Generation, class_labels
-from marval_ray.metrics import Evaluator
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from marval_ray import assets_index
-from marval_ray.fashion_mnist import CLASS_NAMES
+from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.text import read_json
 from marval_ray.prompts import imagenet_names, read_prompts
 

@@ -26,7 +26,7 @@ def before_ray() -> None:
 
 def before_serve() -> None:
     """Set what suits a Ray Serve that this process may start; call it before `import ray`. What is set already stays."""
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "actors.proxy:middlewares")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "actors.serving.proxy:middlewares")
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")  # nobody listens until three have failed
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, RoleConfig
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.embedded import assets_index
 
 MODELS = {
     "tiny": ModelConfig(

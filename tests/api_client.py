@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import httpx
 from fastapi.testclient import TestClient
 
-from actors.api import Backend, Png, Rules, State, make_app
-from actors.endpoint import card_of
-from actors.endpoint_config import EndpointConfig
+from actors.serving.api import Backend, Png, Rules, State, make_app
+from actors.serving.endpoint import card_of
+from actors.serving.endpoint_config import EndpointConfig
 from marval_ray.families.mar.batching import Wish
 from marval_ray.families.mar.checkpoint import read_config
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from marval_ray import assets_index
 from marval_ray.config import ModelConfig
+from marval_ray.embedded import assets_index
 from marval_ray.families.mar.checkpoint import save_model
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.latents import write_latents

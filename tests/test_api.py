@@ -17,17 +17,17 @@ from api_client import CONFIG, MODEL, check_refused, client_of
 from PIL import Image
 from servers import PATH
 
-from actors.api import Backend, Look
-from actors.api_errors import Busy
-from actors.drawer import Sampler
-from actors.endpoint import application, build, card_of, user_config
-from actors.endpoint_config import EndpointConfig, read_key
+from actors.serving.api import Backend, Look
+from actors.serving.drawer import Sampler
+from actors.serving.endpoint import application, build, card_of, user_config
+from actors.serving.endpoint_config import EndpointConfig, read_key
+from actors.serving.refusals import Busy
 from marval_ray.class_names import find_class
 from marval_ray.families.mar.batching import Wish
 from marval_ray.families.mar.checkpoint import save_model
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
-from marval_ray.source import student_of, vae_beside
+from marval_ray.hub.source import student_of, vae_beside
 
 
 def sampler_of(config: EndpointConfig) -> Sampler:

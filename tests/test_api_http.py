@@ -7,9 +7,9 @@ import pytest
 from api_client import BLANK, CARD, JSON, check_refused, client_of
 from servers import PATH
 
-from actors.api import wants_png
-from actors.api_body import MAX_BODY, Bodies
-from actors.api_errors import Refused
+from actors.serving.api import wants_png
+from actors.serving.body import MAX_BODY, Bodies
+from actors.serving.refusals import Refused
 
 
 @pytest.fixture(scope="module")

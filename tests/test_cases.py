@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small import write_latents_from_1
 
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from actors.endpoint_config import EndpointConfig
+from actors.serving.endpoint_config import EndpointConfig
 
 ROOT = Path(__file__).parent.parent
 FILES = ("cluster.yaml", "cluster.local.yaml")

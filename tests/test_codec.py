@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
 from marval_ray.families.mar.codec import VAE, codec_id, load_vae
 
 

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from marval_ray import assets_index
 from marval_ray.diffusion.samplers import OneStep
+from marval_ray.embedded import assets_index
 from marval_ray.families.mar.batching import Wish, advance, begin
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.loop import Draws, sample_tokens

@@ -69,6 +69,6 @@ def test_the_image_builds_and_starts_as_a_user_with_the_jobs_and_the_pinned_ray(
     if container is None:
         pytest.skip("NO CONTAINER ENGINE: neither docker nor podman answers")
     subprocess.run([container, "build", "-q", "-t", IMAGE, ROOT], check=True, timeout=3600)
-    asked = "id -un && ray --version && python jobs/distill.py --help && cd / && python -c 'import actors.endpoint'"
+    asked = "id -un && ray --version && python jobs/distill.py --help && cd / && python -c 'import actors.serving.endpoint'"
     answer = subprocess.run([container, "run", "--rm", IMAGE, "bash", "-c", asked], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("ray\n") and version("ray") in answer.stdout and "--preset" in answer.stdout

@@ -7,15 +7,15 @@ import shutil
 import pytest
 import torch
 
-from actors.drawer import Sampler
-from actors.endpoint import user_config
-from actors.endpoint_config import EndpointConfig
-from marval_ray import assets_index
+from actors.serving.drawer import Sampler
+from actors.serving.endpoint import user_config
+from actors.serving.endpoint_config import EndpointConfig
+from marval_ray.embedded import assets_index
 from marval_ray.families.mar.batching import Wish
 from marval_ray.families.mar.checkpoint import read_config
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
-from marval_ray.source import vae_beside
+from marval_ray.hub.source import vae_beside
 
 STUDENT = assets_index.STUDENT
 CONFIG = EndpointConfig(threads=1, batch=1)

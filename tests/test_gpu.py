@@ -14,13 +14,13 @@ from PIL import Image
 from servers import server
 from test_jobs import DISTILL, QUICK, QUICK_RL
 
-from marval_ray import assets_index
 from marval_ray.diffusion.samplers import Ancestral, OneStep
+from marval_ray.embedded import assets_index
+from marval_ray.families.generate import class_labels, student_generation
 from marval_ray.families.mar.batching import Wish, advance, begin
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
 from marval_ray.families.mar.loop import Draws, sample_tokens
-from marval_ray.generate import class_labels, student_generation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: these tests need one")]
 

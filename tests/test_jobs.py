@@ -16,7 +16,7 @@ from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.recorder import read_metrics
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.tensors import read_state
 from marval_ray.presets import PRESETS

@@ -54,6 +54,6 @@ def test_rooms_know_only_what_is_below_them(room):
 
 
 def test_a_wrong_import_would_be_seen():
-    source = "import torch\ndef f():\n    from ray.util import metrics\n    import actors.pool as pool\n"
+    source = "import torch\ndef f():\n    from ray.util import metrics\n    import actors.crew.pool as pool\n"
     assert imported(source) & FORBIDDEN["marval_ray"] == {"ray", "actors"}
     assert rooms_of("from marval_ray import presets\nfrom marval_ray.files.atomic import write_json\n") == {"presets", "files"}

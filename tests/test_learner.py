@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.engine import deepspeed, engine_config, whole_parameters
-from actors.gsim import GSIMLearner, GSIMRun
-from actors.learner import NonFiniteError
+from actors.learning.engine import deepspeed, engine_config, whole_parameters
+from actors.learning.gsim import GSIMLearner, GSIMRun
+from actors.learning.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.families.mar.checkpoint import load_model
 

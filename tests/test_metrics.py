@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from marval_ray import assets_index
-from marval_ray.evaluation import best, fastest
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.scores import Evaluator, Statistics, frechet_distance, recall, within_class_distance
+from marval_ray.evaluation.sweep import best, fastest
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
-from marval_ray.metrics import Evaluator, Statistics, frechet_distance, recall, within_class_distance
+from marval_ray.hub.source import parse_labels
 from marval_ray.presets import MODELS
-from marval_ray.source import parse_labels
 
 
 def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:

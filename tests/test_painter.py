@@ -6,11 +6,11 @@ import pytest
 import ray
 import torch
 
-from actors.painter import Elsewhere
-from marval_ray import assets_index
+from actors.crew.painter import Elsewhere
+from marval_ray.embedded import assets_index
+from marval_ray.families.generate import student_generation
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
-from marval_ray.generate import student_generation
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp
 
-from actors.api import Rules, State, make_app
-from actors.proxy import middlewares
+from actors.serving.api import Rules, State, make_app
+from actors.serving.proxy import middlewares
 
 
 def through_proxy(app: ASGIApp) -> TestClient:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from marval_ray import report
-from marval_ray.report.grids import GAP
-from marval_ray.report.plots import running_mean
+from marval_ray.runs import report
+from marval_ray.runs.report.grids import GAP
+from marval_ray.runs.report.plots import running_mean
 
 ROWS = [
     {"model": model, "n_ar": n, "fd": fd, "accuracy": 0.9, "diversity": 0.8, "images_per_second": speed / n, "samples": 500}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_rewards import TEXT, VISION, clip_folder, small_open_clip, to_published  # noqa: F401
 
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
 from marval_ray.rewards import check_rewards, load_reward
 from marval_ray.rewards.hps import HPSReward
 from marval_ray.rewards.image_reward import ImageReward

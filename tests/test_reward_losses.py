@@ -6,19 +6,19 @@ import pytest
 import torch
 from small import MODEL, write_teacher
 
-from marval_ray import assets_index
 from marval_ray.config import GuardConfig
 from marval_ray.diffusion.samplers import Exploring, OneStep
+from marval_ray.distil.student import Student
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.scores import Scores
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
 from marval_ray.families.mar.loop import Draws, plan_loops, run_loop, sample_tokens
 from marval_ray.families.mar.model import gather_tokens
 from marval_ray.families.mar.replay import replay_apart, replay_chain
-from marval_ray.guard import Guard
-from marval_ray.losses.reward import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
-from marval_ray.metrics import Scores
-from marval_ray.models.student import Student
-from marval_ray.scoring import Scorer
+from marval_ray.reinforce.guard import Guard
+from marval_ray.reinforce.losses import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
+from marval_ray.reinforce.scoring import Scorer
 from marval_ray.types import Rollout, Scored
 
 LABELS = torch.tensor([0, 1, 2])

@@ -10,7 +10,7 @@ from torchvision import transforms
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from marval_ray.fashion_mnist import CLASS_NAMES
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.images import to_pixels, to_tensor
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import image_reward, load_reward

@@ -18,17 +18,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.gsim import GSIMRun
-from actors.pool import Crew, requests
+from actors.crew.pool import Crew, requests
+from actors.learning.gsim import GSIMRun
+from actors.learning.reinforce import hired
+from actors.learning.rl import Plan, RLRun
+from actors.learning.trainer import LearnerError, train
 from actors.recorder import read_metrics
-from actors.reinforce import hired
-from actors.rl import Plan, RLRun
 from actors.screen import ROWS, live_table
-from actors.trainer import LearnerError, train
-from marval_ray import assets_index
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar.model import MAR
-from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files.flat import pack, unpack
 from marval_ray.files.storage import Storage
 from marval_ray.presets import PRESETS

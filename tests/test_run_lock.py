@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from marval_ray.files.storage import Storage
-from marval_ray.run_lock import LOCK, SILENCE, Owner, locked
+from marval_ray.runs.lock import LOCK, SILENCE, Owner, locked
 
 HOLDER = """
 import sys, time
-from marval_ray.run_lock import locked
+from marval_ray.runs.lock import locked
 from marval_ray.files.storage import Storage
 with locked(Storage.of(sys.argv[1])):
     print("held", flush=True)

@@ -16,7 +16,7 @@ import torch
 from commands import ROOT
 from servers import PATH, READY, Load, Server, begin, free_port, server, wait_until
 
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
 

@@ -13,10 +13,10 @@ from ray.util.state import list_actors
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.gsim import GSIMRun
+from actors.learning.gsim import GSIMRun
+from actors.learning.trainer import LearnerError, train
 from actors.recorder import read_metrics
 from actors.resources import check_resources, resources
-from actors.trainer import LearnerError, train
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state

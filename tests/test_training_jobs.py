@@ -8,10 +8,10 @@ import pytest
 import torch
 from commands import refuse, succeed
 
-from marval_ray import assets_index
+from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.codec import load_vae
-from marval_ray.fashion_mnist import CLASS_NAMES
 from marval_ray.files.tensors import read_state
 from marval_ray.presets import MODELS
 from marval_ray.prompts import class_prompts
@@ -29,7 +29,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_a_teacher_goes_on_to_the_same_numbers(tmp_path):
-    job = ("jobs/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--warmup", 1)
+    job = ("jobs/embedded/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--warmup", 1)
     succeed(*job, "--steps", 4, "--out", tmp_path / "whole")
     succeed(*job, "--steps", 4, "--out", tmp_path / "parts", "--stop-after", 2)
     succeed(*job, "--steps", 4, "--out", tmp_path / "parts", "--resume")
@@ -40,16 +40,16 @@ def test_a_teacher_goes_on_to_the_same_numbers(tmp_path):
 
 
 def test_a_teacher_may_start_from_another(tmp_path):
-    job = ("jobs/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--steps", 1, "--lr", 0)
+    job = ("jobs/embedded/train_teacher.py", "--latents", assets_index.LATENTS, "--batch", 2, "--steps", 1, "--lr", 0)
     succeed(*job, "--init", assets_index.TEACHER, "--out", tmp_path)
     expected = load_model(assets_index.TEACHER).state_dict()
     assert same(load_model(tmp_path / "teacher.safetensors").state_dict(), expected)
 
 
 def test_the_decoder_is_trained_alone(images, tmp_path):
-    job = ("jobs/train_vae.py", "--images", images, "--batch", 4, "--steps", 2)
+    job = ("jobs/embedded/train_vae.py", "--images", images, "--batch", 4, "--steps", 2)
     succeed(*job, "--out", tmp_path / "vae")
-    succeed("jobs/train_classifier.py", "--train", images, "--test", images, "--batch", 50, "--epochs", 1,
+    succeed("jobs/embedded/train_classifier.py", "--train", images, "--test", images, "--batch", 50, "--epochs", 1,
          "--out", tmp_path / "perceptual.safetensors")  # fmt: skip
     succeed(*job, "--decoder-of", tmp_path / "vae", "--perceptual", tmp_path / "perceptual.safetensors",
          "--latent-noise", 0.3, "--out", tmp_path / "sharp")  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_decoder_is_trained_alone(images, tmp_path):
 
 
 def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
-    succeed("jobs/train_reward.py", "--train", images, "--test", images, "--samples", 200, "--loops", 1, "--batch", 8,
+    succeed("jobs/embedded/train_reward.py", "--train", images, "--test", images, "--samples", 200, "--loops", 1, "--batch", 8,
          "--contrastive-steps", 2, "--preference-steps", 9, "--out", tmp_path / "reward")  # fmt: skip
     reward = load_reward([f"pickscore:{tmp_path / 'reward'}"])
     score = reward(torch.zeros(2, 1, 28, 28), class_prompts(CLASS_NAMES)[:2])

@@ -78,7 +78,7 @@ ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
 def codec_id(vae: VAE) -> str:
     """Name the encoder and the normalisation by 16 hex digits, the same for the same tensors and for no others.
 
-    The decoder does not count: one fine-tuned on the same latents (`jobs/train_vae.py --decoder-of`) reads them as well.
+    The decoder does not count: one fine-tuned on the same latents (`jobs/embedded/train_vae.py --decoder-of`) reads them as well.
     """
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):

@@ -1,0 +1,1 @@
+"""Actors that work for the RL learner: rollouts, rewards, the judge."""

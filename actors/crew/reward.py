@@ -1,0 +1,43 @@
+"""Reward worker: owns decoder and reward model, scores rollouts. A plain class; `actors.crew.pool` makes actors of it."""
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from actors.crew.rollout import own_device
+from marval_ray.config import ModelConfig
+from marval_ray.families.mar.codec import load_vae
+from marval_ray.reinforce.scoring import Scorer
+from marval_ray.rewards import load_reward
+from marval_ray.types import Delivery, Drawn, Scored
+
+
+class RewardWorker:
+    """`rewards` are [WEIGHT*]KIND:PLACE; `prompts` has one of each class.
+
+    It loads them at its first call: what is wrong with them is then an answer, which Ray would not print and try again.
+    """
+
+    def __init__(
+        self, config: ModelConfig, vae: Path, rewards: Sequence[str], prompts: Sequence[str], threads: int = 1
+    ):
+        self.device = own_device(threads)
+        self.config, self.vae, self.rewards, self.prompts = config, vae, rewards, prompts
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Decoder and rewards."""
+        return Scorer(load_vae(self.vae).to(self.device), load_reward(self.rewards, self.device), self.prompts, self.config)
+
+    def start(self) -> None:
+        """Load what it works with. Raises what loading raises."""
+        self.scorer  # noqa: B018  (the first look at it loads it)
+
+    def score(self, drawn: Drawn) -> Delivery:
+        """Score the images of a rollout."""
+        began = time.perf_counter()
+        rollout = drawn.rollout
+        scored = self.scorer(rollout.tokens.to(self.device), rollout.labels)
+        gradient = None if scored.gradient is None else scored.gradient.float().cpu()
+        return Delivery(rollout, Scored(scored.score.cpu(), gradient), drawn.seconds, time.perf_counter() - began)

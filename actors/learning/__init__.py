@@ -1,0 +1,1 @@
+"""Learners: GSIM and RL under DeepSpeed and Ray Train."""

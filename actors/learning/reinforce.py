@@ -1,0 +1,125 @@
+"""The second stage as a whole: places the actors, trains, measures the reward before and after."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from actors.crew.judge import Judge
+from actors.crew.plan import Plan, rollout_sampler
+from actors.crew.pool import Crew, Feed, about, hire
+from actors.crew.reward import RewardWorker
+from actors.crew.rollout import RolloutWorker
+from actors.crew.shares import joined
+from actors.learning.rl import RLRun
+from actors.learning.trainer import train
+from actors.learning.watch import BEST
+from actors.patience import Patience, started
+from actors.resources import resources
+from marval_ray.config import RLConfig
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.files.flat import DTYPES, pack
+from marval_ray.files.storage import Storage
+from marval_ray.types import Drawn, Rollout
+
+MEASURED_BATCH = 1_000_000
+"""Number of the batch on which the reward is measured: no update comes so far."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images."""
+
+    checkpoint: Path
+    reward_before: float
+    reward_before_std: float
+    reward_after: float
+
+
+def role_demands(rl: RLConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
+    """Resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
+    rollouts, rewards, judge = (
+        [resources(role.cpus, role.gpus, role.node)] * role.count for role in (rl.rollout, rl.reward, rl.judge)
+    )
+    judges = {"judge": judge[:1]} if judged else {}
+    if not rl.colocate:
+        return {"rollout": rollouts, "reward": rewards} | judges
+    shared = resources(rl.rollout.cpus + rl.reward.cpus, rl.rollout.gpus + rl.reward.gpus, rl.rollout.node)
+    return {"rollout with reward": [shared] * rl.rollout.count} | judges
+
+
+@contextmanager
+def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
+    """The actors, one small bundle each, once they have started.
+
+    Raises ValueError when the cluster has no room for them in time, and WorkerError when one cannot start.
+    """
+    rl, model = plan.rl, plan.model
+    demands = role_demands(rl, plan.judge is not None)
+    bundles = [bundle for needs in demands.values() for bundle in needs]
+    group = placement_group(bundles, strategy="PACK")
+    if not group.wait(timeout):
+        remove_placement_group(group)
+        raise ValueError(f"no room for {demands} within {timeout} s: other jobs hold the cluster's resources")
+    own = list(range(len(bundles)))
+    first = own[: rl.rollout.count]
+    second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
+    rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl), rl.loops)
+    rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.vae, rl.rewards, plan.prompts)
+    judge = None
+    if plan.judge is not None:
+        (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.vae, *plan.judge, plan.guard)
+    crew = Crew(rollouts, rewards, judge)
+    try:
+        # One that is replaced has to start again before it answers, on a machine that is then busy.
+        with about(rl.rewards):
+            seconds = started(crew.by_name())
+        yield replace(crew, answer_seconds=rl.timeout + 2 * seconds)
+    finally:
+        for actor in crew.by_name().values():
+            ray.kill(actor)
+        remove_placement_group(group)
+
+
+def try_reward(plan: Plan) -> None:
+    """Have a reward worker score images of noise: what is wrong with the reward should show before hours of work.
+
+    Raises WorkerError when it is.
+    """
+    c, rl = plan.model, plan.rl
+    labels = torch.arange(2) % c.num_classes
+    noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
+    drawn = Drawn(Rollout(noise, labels, 0, (0, 1), 0, 0), 0.0)
+    group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
+    try:
+        (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.vae, rl.rewards, plan.prompts)
+        with about(rl.rewards):
+            patience = Patience(rl.timeout + 2 * started({"reward-0": worker}), replacements=0)
+            patience.results([worker.score.remote(drawn)], lambda _: {"reward-0": worker})
+        ray.kill(worker)
+    finally:
+        remove_placement_group(group)
+
+
+def reinforce(plan: Plan, storage: Storage) -> Outcome:
+    """Train in `storage`, from its last checkpoint if there is one."""
+    with hired(plan) as crew:
+        before = reward_of(plan, crew, plan.student)
+        last = train(RLRun.of(plan, crew), storage, "rl")
+        best = last / BEST
+        final = best if best.exists() else last / "ema.safetensors"
+        after = reward_of(plan, crew, final)
+    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
+
+
+def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:
+    """Scores of `measured` images of a student, the same seeds and classes each time."""
+    weights: dict[str, torch.Tensor] = dict(load_model(checkpoint, plan.model).named_parameters())
+    feed = Feed(crew, plan.rl, plan.measured, plan.model.num_classes, plan.seed + 1)
+    feed.publish(pack(weights, -1, DTYPES[plan.rl.weight_dtype]))
+    _, scored = joined(feed.whole_batch(MEASURED_BATCH))
+    return scored.score

@@ -1,0 +1,1 @@
+"""The endpoint: HTTP, and the replica that draws."""

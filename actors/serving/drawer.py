@@ -1,0 +1,165 @@
+"""The replica that draws: a Ray Serve deployment around the thread of actors/serving/sampler.py."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.util.metrics import Counter, Histogram
+
+from actors.serving.api import Look, Png, State
+from actors.serving.endpoint_config import EndpointConfig
+from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, check_draws
+from marval_ray.config import ModelConfig
+from marval_ray.families.mar.batching import Wish
+from marval_ray.families.mar.checkpoint import load_model, read_config
+from marval_ray.families.mar.codec import load_vae
+from marval_ray.files.images import encode_png
+from marval_ray.hub.source import newest_of, students, vae_beside
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class RayObserver(Observer):
+    """The sampler's figures as Ray's metrics; Serve itself counts requests, their latency and queues."""
+
+    def __init__(self) -> None:
+        seconds = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+        sizes = [1.0, 2, 4, 8, 16, 32, 64, 128, 256]
+        self._size = Histogram("marval_serve_batch_size", "Images that shared one loop.", boundaries=sizes)
+        self._loop = Histogram("marval_serve_loop_seconds", "Time of one loop of a batch.", boundaries=seconds)
+        self._wait = Histogram("marval_serve_wait_seconds", "From asking to the first loop.", boundaries=seconds)
+        self._image = Histogram("marval_serve_image_seconds", "From asking to the image.", boundaries=seconds)
+        self._images = Counter("marval_serve_images", "Finished images.")
+
+    def batch(self, size: int, seconds: float) -> None:
+        self._size.observe(size)
+        self._loop.observe(seconds)
+
+    def began(self, waited: float) -> None:
+        self._wait.observe(waited)
+
+    def finished(self, took: float) -> None:
+        self._image.observe(took)
+        self._images.inc()
+
+
+class Sampler:
+    """Draws single images; those that are asked for at the same time share batches."""
+
+    def __init__(self, config: EndpointConfig, model: ModelConfig, vae: Path):
+        self.options, self.model, self.vae_path = config, model, vae
+        self.unfinished, self.most = 0, config.batch + config.queue
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.vae = load_vae(vae).to(self.device)
+        self.thread: SamplerThread | None = None
+        self.refused: str | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> str | None:
+        """Use the student at `checkpoint` from the next image on; say why if it cannot be served, and stay with the one in use.
+
+        Serve calls it before the first request as well. Raises ValueError when there is no student in use to stay with.
+        """
+        checkpoint = Path(user_config["checkpoint"])
+        # A thread that ends takes its OpenMP team along; with more teams than cores libgomp would slow the sampler's down for good.
+        with ThreadPoolExecutor(1) as own:
+            work = asyncio.get_running_loop().run_in_executor
+            if self.thread is None:
+                await self._begin(await work(own, self._first, checkpoint))
+                return None
+            try:
+                self.thread.served = await work(own, self._load, newest_of(checkpoint))
+                self.refused = None
+            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+                self.refused = str(error).replace(f"{checkpoint}/", "")  # /healthz tells it to strangers
+        return self.refused
+
+    async def _begin(self, served: Served) -> None:
+        # Ray gives a worker as many threads as CPUs that it asked for, and one CPU would leave the others of a laptop idle.
+        threads = self.options.threads or len(os.sched_getaffinity(0))
+        thread = SamplerThread(served, self.options.batch, threads, RayObserver())
+        thread.start()
+        warm = [thread.submit(Wish(0, seed, loops=2)) for seed in range(self.options.batch)]
+        await asyncio.gather(*(asyncio.wrap_future(ticket.picture) for ticket in warm))
+        self.thread = thread
+
+    def _first(self, checkpoint: Path) -> Served:
+        """The checkpoint, or of a run the newest student that can be served. Raises ValueError when there is none."""
+        reasons = []
+        for student in students(checkpoint) if checkpoint.is_dir() else [checkpoint]:
+            try:
+                return self._load(student)
+            except (ValueError, OSError) as error:
+                reasons.append(str(error))
+        raise ValueError("; ".join(reasons) or f"{checkpoint} has no student")
+
+    def _load(self, student: Path) -> Served:
+        """Raises ValueError when the student is damaged, another model's, or draws nothing."""
+        if read_config(student.parent) != self.model:
+            raise ValueError(f"{student} is a student of another model: start a server of its own for it")
+        if self.options.vae is None and vae_beside(student) != self.vae_path:
+            raise ValueError(f"{student} draws for another autoencoder, {vae_beside(student)}: start a server of its own for it")
+        model = load_model(student, self.model).to(self.device, DTYPES[self.options.dtype]).eval()
+        served = Served(model, self.vae, version_of(student))
+        check_draws(served, student)
+        return served
+
+    async def draw(self, wish: Wish) -> Png | None:
+        """The image; None when as many wait as may: Serve would write a traceback for an exception."""
+        if self.unfinished >= self.most:
+            return None
+        with self._submitted(wish) as ticket:
+            picture = await asyncio.wrap_future(ticket.picture)
+        return Png(await asyncio.to_thread(encode_png, picture.pixels), picture.version)
+
+    async def watch(self, wish: Wish, looks: int) -> AsyncIterator[Look | Png]:
+        """The image on its way, `looks` times, then finished; nothing when as many wait as may."""
+        if self.unfinished >= self.most:
+            return
+        loop, news = asyncio.get_running_loop(), asyncio.Queue[tuple[int, np.ndarray] | None]()
+
+        def on_preview(loops: int, pixels: np.ndarray) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, (loops, pixels))
+
+        with self._submitted(wish, looks, on_preview) as ticket:
+            ticket.picture.add_done_callback(lambda _: loop.call_soon_threadsafe(news.put_nowait, None))
+            while (item := await news.get()) is not None:
+                yield Look(await asyncio.to_thread(encode_png, item[1]), item[0])
+            picture = ticket.picture.result()
+        yield Png(await asyncio.to_thread(encode_png, picture.pixels), picture.version)
+
+    @contextmanager
+    def _submitted(self, wish: Wish, looks: int = 0, on_preview: Preview | None = None) -> Iterator[Ticket]:
+        """An image that is drawn as long as somebody waits for it."""
+        ticket = self._running().submit(wish, looks, on_preview)
+        self.unfinished += 1
+        try:
+            yield ticket
+        finally:
+            ticket.abandoned = True
+            self.unfinished -= 1
+
+    async def state(self) -> State:
+        thread = self._running()
+        return State(thread.served.version, len(thread.active), self.refused)
+
+    def check_health(self) -> None:
+        """Raises RuntimeError when the thread has ended; Serve then replaces the replica."""
+        self._running()
+
+    def _running(self) -> SamplerThread:
+        if self.thread is None or not self.thread.is_alive():
+            raise RuntimeError("the sampler's thread has ended")
+        return self.thread
+
+
+def version_of(checkpoint: Path) -> str:
+    """The first 12 digits of the file's SHA-256."""
+    with checkpoint.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -1,0 +1,59 @@
+"""Write the embedded default from what was trained: models, a slice of images and latents, reference statistics."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from marval_ray import cli
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.classifier import load_classifier
+from marval_ray.evaluation.scores import Statistics, classify
+from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.families.mar.codec import load_vae
+from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.fit import save_weights
+from marval_ray.files.images import read_images, to_tensor
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Path = Path("data/fashion-mnist")
+    vae: Path = Path("runs/vae-robust")
+    teacher: Path = Path("runs/teacher/teacher.safetensors")
+    run: Path | None = None
+    """A run of jobs/distill.py with both stages; without it the students that are there stay."""
+    images: int = 8000
+    """How many of the first training images (and their latents) are shipped."""
+
+
+def main(config: Config) -> None:
+    load_vae(config.vae).autoencoder.save_pretrained(assets_index.VAE, safe_serialization=True)
+    write_model(config.teacher, assets_index.TEACHER)
+    if config.run:
+        write_model(config.run / "student.safetensors", assets_index.STUDENT)
+        write_model(config.run / "student-gsim.safetensors", assets_index.GSIM_STUDENT)
+    slice_parquet(config.data / "latents-train.parquet", assets_index.LATENTS, config.images)
+    slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
+    pixels, labels = read_images(config.data / "test.parquet")
+    features, _ = classify(load_classifier(assets_index.CLASSIFIER), to_tensor(pixels))
+    Statistics.of(features, torch.from_numpy(labels.copy())).save(assets_index.REFERENCE)
+
+
+def write_model(source: Path, target: Path) -> None:
+    """Half-precision weights, and a config that names the autoencoder."""
+    model = load_model(source)
+    save_weights(target, model.state_dict(), torch.float16)
+    write_json(target.parent / "config.json", {"model": asdict(model.config), "vae": assets_index.portable(assets_index.VAE)})
+
+
+def slice_parquet(source: Path, target: Path, rows: int) -> None:
+    """Copy the first `rows` rows in row groups of 500."""
+    table = pq.read_table(source).slice(0, rows)
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=500)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)

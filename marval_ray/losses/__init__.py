@@ -1,1 +1,0 @@
-"""Losses: (inputs) -> Loss(value, metrics)."""

@@ -1,0 +1,1 @@
+"""What an update of RL is, without Ray: losses, scoring, the guard."""

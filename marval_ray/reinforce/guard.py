@@ -1,0 +1,64 @@
+"""Keeps reinforcement learning honest: figures that no reward pays for decide how long a run goes on, and what it gives.
+
+A reward curve alone shows success while the model is ruined. So held-out scores (Frechet distance, accuracy, diversity
+within a class, recall) of fixed seeds are taken at times. The reward rises from update to update and the bands say how far
+it may be followed: the result is the last student inside them. Out of them the run stops or goes back to that student.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from marval_ray.config import GuardConfig
+from marval_ray.evaluation.scores import Scores
+
+
+@dataclass
+class Guard:
+    """Remembers the scores before RL and those of the best student, the last inside the bands, which came at `best_step`."""
+
+    config: GuardConfig
+    start: Scores
+    best: Scores = field(init=False)
+    best_step: int = 0
+    outside: int = 0
+
+    def __post_init__(self) -> None:
+        self.best = self.start
+
+    def look(self, step: int, scores: Scores) -> bool:
+        """Take in the scores after `step` updates; whether this student is the best so far."""
+        if self.complaints(scores):
+            self.outside += 1
+            return False
+        self.best, self.best_step, self.outside = scores, step, 0
+        return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the scores have been outside their bands for `patience` looks in a row."""
+        return self.outside >= self.config.patience
+
+    def state(self) -> dict[str, Any]:
+        """For JSON; `Guard.of` reads it."""
+        return {"start": asdict(self.start), "best": asdict(self.best), "best_step": self.best_step, "outside": self.outside}
+
+    @classmethod
+    def of(cls, config: GuardConfig, state: dict[str, Any]) -> "Guard":
+        """The guard whose `state` this is."""
+        guard = cls(config, Scores(**state["start"]))
+        guard.best, guard.best_step, guard.outside = Scores(**state["best"]), state["best_step"], state["outside"]
+        return guard
+
+    def complaints(self, scores: Scores) -> list[str]:
+        """What is outside its band."""
+        c, start = self.config, self.start
+        found = []
+        if scores.fd > c.max_fd * start.fd:
+            found.append(f"FD {scores.fd:.2f} is above {c.max_fd} x {start.fd:.2f}")
+        if scores.diversity < c.min_diversity * start.diversity:
+            found.append(f"diversity {scores.diversity:.3f} is below {c.min_diversity} x {start.diversity:.3f}")
+        if scores.recall < c.min_recall * start.recall:
+            found.append(f"recall {scores.recall:.3f} is below {c.min_recall} x {start.recall:.3f}")
+        if scores.accuracy < start.accuracy - c.max_accuracy_loss:
+            found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
+        return found

@@ -1,7 +1,0 @@
-"""What people look at: grids of images, plots, and one offline HTML page."""
-
-from marval_ray.report.grids import save_comparison, save_grid
-from marval_ray.report.page import write_html
-from marval_ray.report.plots import plot_loops, plot_losses
-
-__all__ = ["plot_loops", "plot_losses", "save_comparison", "save_grid", "write_html"]

@@ -1,0 +1,64 @@
+"""The place of a run: fresh, resumed or overwritten, and never by accident."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from marval_ray.embedded.assets_index import portable
+from marval_ray.files.atomic import write_json
+from marval_ray.files.storage import ERRORS, Storage
+
+FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
+    f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")
+}
+"""What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
+OWN = (
+    "train", "train-rl", "tensorboard", "metrics.jsonl", "metrics-rl.jsonl", "config.json", "student-gsim.safetensors",
+    "student.safetensors", "summary.json", "report.html", ERRORS,
+)  # fmt: skip
+
+
+def check_run_folder(storage: Storage, config: Any, resume: bool, overwrite: bool) -> None:
+    """Raise ValueError unless a run of `config` (a dataclass) may use `storage`, whose records were pulled.
+
+    A place that holds a run needs `resume` or `overwrite`; a resumed run keeps the settings that it began with.
+    """
+    path = storage.folder / "config.json"
+    if resume:
+        _check_same(path, _plain(config), storage)
+    elif path.exists() and not overwrite:
+        state = "finished" if (storage.folder / "summary.json").exists() else "unfinished"
+        raise ValueError(f"{storage} holds a {state} run: continue it with --resume, or start anew with --overwrite")
+
+
+def open_run_folder(storage: Storage, config: Any, overwrite: bool) -> None:
+    """Write config.json into a place that `check_run_folder` accepted, emptied before if `overwrite`."""
+    if overwrite:
+        storage.remove([*OWN, *(name for name in storage.listing() if name.endswith(".png"))])
+    write_json(storage.folder / "config.json", _plain(config))
+    storage.push("config.json")
+
+
+def _check_same(path: Path, resolved: dict, storage: Storage) -> None:
+    if not path.exists():
+        raise ValueError(f"{storage} holds no run to resume: leave --resume out, or correct --out")
+    before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(resolved)
+    changed = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not {name, name.split(".")[0]} & FREE_TO_CHANGE
+    ]
+    if changed:
+        raise ValueError(f"{storage} began with other settings ({'; '.join(changed)}): give the same, or another --out")
+
+
+def _plain(config: Any) -> dict:
+    return json.loads(json.dumps(asdict(config), default=portable))
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
