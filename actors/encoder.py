@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.files.decoding import cut_square, decode, pad_square, shown
 from marval_ray.files.images import to_tensor
 

@@ -29,7 +29,7 @@ from actors.crew.pool import Crew, Feed, hire
 from marval_ray import cli
 from marval_ray.config import RLConfig, RoleConfig
 from marval_ray.files.atomic import write_json
-from marval_ray.types import Request, Weights
+from marval_ray.types import Prompts, Request, Weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure(config: Config, actors: int) -> Figures:
     rollouts = actors - rewards
     rl = RLConfig(max_staleness=1, chunk=config.chunk, rollout=RoleConfig(rollouts, cpus=0.01), reward=RoleConfig(rewards, cpus=0.01))
     with crew_of(config, rl) as crew:
-        feed = Feed(crew, rl, rollouts * config.chunk, 1000, seed=0)
+        feed = Feed(crew, rl, rollouts * config.chunk, Prompts(("",) * 1000), seed=0)
         wait_for(crew)
         me = psutil.Process()
         feed.begin(0, weights(0, 0.001))

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from marval_ray import cli
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.codec import KL16
+from marval_ray.families.mar.autoencoder import KL16
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Loop, plan_loops
 from marval_ray.families.mar.model import MAR
 from marval_ray.presets import PRESETS

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from cost import CLIP_H
@@ -26,20 +27,22 @@ from transformers import CLIPVisionModel
 
 from actors.learning.gsim import GSIMLearner, GSIMRun
 from marval_ray import cli
-from marval_ray.config import LearnerConfig, ModelConfig
+from marval_ray.config import LearnerConfig
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.distil.student import Student
+from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
-from marval_ray.families.generate import class_labels
-from marval_ray.families.mar.checkpoint import save_model
-from marval_ray.families.mar.codec import KL16, VAE, load_vae
-from marval_ray.families.mar.loop import Draws, sample_tokens
-from marval_ray.families.mar.replay import replay_chain
+from marval_ray.families.mar.autoencoder import KL16, VAE, load_vae
+from marval_ray.families.mar.codec import KLCodec
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_tokens
 from marval_ray.files.atomic import write_json
 from marval_ray.files.latents import write_latents
+from marval_ray.hub.layout import save_model
+from marval_ray.reinforce.replay import replay_chain
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards.preprocess import ImageTransform
-from marval_ray.types import Rollout
+from marval_ray.types import Prompts, Tokens
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TEACHER = Ancestral(steps=100, cfg=3.0)
@@ -93,19 +96,19 @@ def autocast() -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
 
 
-def draws_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Draws, Tensor]:
+def random_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Randomness, Tensor]:
     """(orders and noise, labels)."""
-    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, steps)
-    return draws.to(DEVICE), class_labels(c.num_classes, batch).to(DEVICE)
+    random = Randomness.of(Draws(0, tuple(range(batch))), c.num_tokens, c.token_channels, steps)
+    return random.to(DEVICE), torch.arange(batch, device=DEVICE) % c.num_classes
 
 
 def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype) -> float:
     model = random_model(c, DEVICE).to(dtype)
-    draws, labels = draws_of(c, config.batch, sampler.noise_steps)
+    random, labels = random_of(c, config.batch, sampler.noise_steps)
 
     @torch.inference_mode()
     def draw() -> None:
-        sample_tokens(model, sampler, labels, draws, config.loops)
+        sample_tokens(model, sampler, labels, random, config.loops)
 
     if dtype == torch.float32:
         with autocast():
@@ -132,19 +135,20 @@ def scoring(c: ModelConfig, config: Config) -> float:
     with DEVICE:  # where random weights are made at once
         vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else VAE(KL16.build())
         reward = Reward().eval().requires_grad_(False)
-    scorer = Scorer(vae.to(DEVICE), reward, ["prompt"] * c.num_classes, c)
-    draws, labels = draws_of(c, config.scored)
-    return measure(lambda: scorer(draws.initial, labels), config.repeats) / config.scored
+    scorer = Scorer(KLCodec(vae.to(DEVICE), c), reward)
+    random, _ = random_of(c, config.scored)
+    tokens, prompts = Tokens(random.initial), Prompts.classes_in_turn(c.num_classes, config.scored)
+    return measure(lambda: scorer(tokens, prompts), config.repeats) / config.scored
 
 
 def replaying(c: ModelConfig, config: Config) -> float:
     student = Student(random_model(c, DEVICE)).requires_grad_()
-    draws, labels = draws_of(c, config.replayed)
-    rollout = Rollout(draws.initial, labels, 0, tuple(range(config.replayed)), 0, 0)
+    random, labels = random_of(c, config.replayed)
+    loops = list(recorded_loops(random.initial, labels, random, config.loops))
 
     def replay() -> None:
         with autocast():
-            tokens, _ = replay_chain(student, rollout, draws, config.loops, config.loops)
+            tokens, _ = replay_chain(student, random.initial, loops)
         tokens.square().mean().backward()
         student.zero_grad()
 
@@ -158,7 +162,7 @@ def distilling(preset: str, config: Config) -> float:
         folder = Path(place)
         save_model(folder, "teacher", random_model(c, DEVICE).state_dict(), c, torch.float32)
         latents = torch.randn(config.batch, *c.latent_shape).numpy()
-        write_latents(folder / "latents.parquet", latents, 0 * latents, class_labels(c.num_classes, config.batch).numpy())
+        write_latents(folder / "latents.parquet", latents, 0 * latents, np.arange(config.batch) % c.num_classes)
         learner = LearnerConfig(batch=config.batch)
         run = GSIMRun(c, PRESETS[preset].gsim, learner, folder / "teacher.safetensors", folder / "latents.parquet")
         made = GSIMLearner(run, DEVICE)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from marval_ray.embedded.assets_index import portable
 from marval_ray.files.atomic import write_json
+from marval_ray.files.places import portable
 from marval_ray.presets import PRESETS
 
 JOB = Path(__file__).parent.parent / "jobs/distill.py"

@@ -18,10 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from marval_ray import cli
-from marval_ray.config import ModelConfig
 from marval_ray.diffusion.head import TIME_FEATURES
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
-from marval_ray.families.mar.loop import Draws, Loop, plan_loops, run_loop
+from marval_ray.draws import Draws
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
 from marval_ray.presets import MODELS
 
@@ -98,11 +99,11 @@ def counted_flops(config: ModelConfig, sampler: TokenSampler, loop: Loop) -> int
         model = MAR(config)
     shape = (len(loop.known), config.num_tokens, config.token_channels)
     tokens = torch.empty(shape, device="meta")
-    draws = Draws(tokens[..., 0].long(), tokens, torch.empty(sampler.noise_steps, *shape, device="meta"))
+    random = Randomness(tokens[..., 0].long(), tokens, torch.empty(sampler.noise_steps, *shape, device="meta"))
     meta_loop = Loop(loop.known.to("meta"), loop.predicted.to("meta"), loop.revealed)
     # The fused attention kernel of CPUs is unknown to the counter; plain matrix products are known.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run_loop(model, sampler, tokens, tokens[:, 0, 0].long(), meta_loop, draws)
+        run_loop(model, sampler, tokens, tokens[:, 0, 0].long(), meta_loop, random)
     return counter.get_total_flops()
 
 
@@ -140,14 +141,14 @@ def random_model(config: ModelConfig, device: torch.device) -> MAR:
 def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], repeats: int) -> Figures:
     """Time `loops`, with matmuls before each of them and at the end."""
     c, batch = model.config, len(loops[0].known)
-    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, sampler.noise_steps)
+    random = Randomness.of(Draws(0, tuple(range(batch))), c.num_tokens, c.token_channels, sampler.noise_steps)
     labels: Tensor = torch.arange(batch) % c.num_classes
     peaks, seconds = [], 0.0
     for loop in loops:
         times = []
         for _ in range(repeats):
             peaks.append(matmul_gflops())
-            times.append(seconds_of(partial(run_loop, model, sampler, draws.initial, labels, loop, draws)))
+            times.append(seconds_of(partial(run_loop, model, sampler, random.initial, labels, loop, random)))
         seconds += min(times)
     peaks.append(matmul_gflops())
     return Figures(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))

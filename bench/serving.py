@@ -23,15 +23,15 @@ import torch
 from PIL import Image
 
 from marval_ray import cli
-from marval_ray.diffusion.samplers import OneStep
+from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.sweep import images_per_second
-from marval_ray.families.generate import decode_tokens, student_generation
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.families.mar.loop import Draws, sample_tokens
+from marval_ray.families.base import Backbone, Codec
+from marval_ray.families.generation import student_generation
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import to_pixels
+from marval_ray.hub.layout import load_model
+from marval_ray.types import Prompts
 
 SERVE = Path(__file__).parent.parent / "jobs/serve.py"
 
@@ -88,15 +88,22 @@ def main(config: Config) -> None:
 
 def best_alone(config: Config) -> float:
     """Images/s of the sampler without a server, at the best of the batch sizes."""
-    model, vae = load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE)
+    model, codec = embedded()
 
     def speed(batch: int, steps: int) -> float:
-        return images_per_second(student_generation(model, vae, steps, batch), model.config.num_classes)
+        prompts = Prompts.classes_in_turn(model.config.num_classes, batch)
+        return images_per_second(student_generation(model, codec, steps, batch), prompts)
 
     speed(max(config.batches), 8)  # until it has seen the largest, glibc gives memory back and asks for it again in each loop
     speeds = [speed(batch, config.steps) for batch in config.batches]
     print("alone, images/s by batch:", dict(zip(config.batches, np.round(speeds, 1).tolist())), flush=True)
     return max(speeds)
+
+
+def embedded() -> tuple[Backbone, Codec]:
+    """The student that is served, and its codec."""
+    model = load_model(assets_index.STUDENT).eval()
+    return model, model.config.family.codec(assets_index.VAE, model.config)
 
 
 def start(config: Config) -> subprocess.Popen:
@@ -143,14 +150,13 @@ async def load(config: Config) -> tuple[list[Answer], float]:
 @torch.inference_mode()
 def wrong(got: list[Answer], config: Config) -> int:
     """How many of some answers differ from the sampler's own images by more than one grey level."""
-    model, vae = load_model(assets_index.STUDENT).eval(), load_vae(assets_index.VAE)
-    c, count = model.config, 0
+    model, codec = embedded()
+    family, count = model.config.family, 0
     for answer in got[:: max(1, len(got) // config.checked)]:
         if answer.status != 200:
             continue
-        draws = Draws.from_seed(answer.seed, [0], c.num_tokens, c.token_channels, 0)
-        tokens = sample_tokens(model, OneStep(c.student_timestep), torch.tensor([answer.seed % 10]), draws, config.steps)
-        own = to_pixels(decode_tokens(tokens, vae, c))[0, ..., 0].astype(int)
+        *_, tokens = family.reveal(model, model.one_step, torch.tensor([answer.seed % 10]), Draws(answer.seed, (0,)), config.steps)
+        own = to_pixels(codec.decode(tokens))[0, ..., 0].astype(int)
         png = base64.b64decode(json.loads(answer.content)["data"][0]["b64_json"])
         count += bool(abs(np.asarray(Image.open(io.BytesIO(png))).astype(int) - own).max() > 1)
     return count

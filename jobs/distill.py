@@ -32,22 +32,22 @@ from actors.recorder import METRICS, read_metrics
 from actors.resources import check_resources, node_resources
 from actors.signals import Stopped, handled
 from marval_ray import cli
-from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, check_seed
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, check_seed
 from marval_ray.embedded import assets_index
-from marval_ray.families.generate import Generation
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import codec_id
-from marval_ray.families.mar.model import MAR
+from marval_ray.families.base import Backbone
+from marval_ray.families.generation import Generation, Painter
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.files.fit import save_weights
-from marval_ray.files.latents import check_latents
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.runs.figures import Figures, FiguresConfig
 from marval_ray.runs.folder import check_run_folder, open_run_folder
 from marval_ray.runs.lock import locked
+from marval_ray.types import Prompts
 
 Result = TypeVar("Result")
 
@@ -100,8 +100,10 @@ def main(config: Config) -> None:
     with locked(storage):
         storage.pull()
         check_run_folder(storage, config, config.resume, config.overwrite)
-        figures = Figures(config.figures, config.vae, storage.folder, painter(config))
-        check_latents(config.latents, config.model, codec_id(figures.vae))
+        family = config.model.family
+        codec = family.codec(config.vae, config.model)
+        figures = Figures(config.figures, codec, storage.folder, painter(config))
+        family.check_data(config.latents, config.model, codec.id)
         if "rl" in config.stages:
             check_rewards(config.rl.rewards)
             plan_of(config, storage)
@@ -121,7 +123,7 @@ def stop_now(number: signal.Signals) -> None:
     raise Stopped(number, f"stopped on {number.name}; --resume goes on")
 
 
-def work(config: Config, storage: Storage, figures: Figures, first: MAR) -> None:
+def work(config: Config, storage: Storage, figures: Figures, first: Backbone) -> None:
     """The stages, and what is shown of them."""
     began = time.perf_counter()
     student = student_of_gsim(config, storage)
@@ -151,13 +153,13 @@ def student_of_gsim(config: Config, storage: Storage) -> Path:
     return config.student or storage.folder / "student-gsim.safetensors"
 
 
-def painter(config: Config) -> Callable[[Generation], Generation]:
+def painter(config: Config) -> Callable[[Generation], Painter]:
     """Pictures are drawn here, unless here is a machine without GPU of a cluster with some."""
     learner = config.rl_learner if config.stages == "rl" else config.learner
     gpus = min(1.0, learner.gpus_per_worker)
     if not gpus or torch.cuda.is_available():
         return lambda here: here
-    return lambda here: Elsewhere.of(here, gpus)
+    return lambda here: Elsewhere(here, gpus)
 
 
 def timed(work: Callable[..., Result], *arguments: object) -> tuple[Result, float]:
@@ -192,7 +194,7 @@ def plan_of(config: Config, storage: Storage) -> Plan:
     """The RL stage. Raises ValueError when its settings or prompts do not fit."""
     return Plan(
         config.model, config.rl, config.guard, config.rl_learner, student_of_gsim(config, storage).absolute(),
-        gsim_run(config, config.rl_learner), config.vae.absolute(), prompts_of(config), config.figures.judge(),
+        gsim_run(config, config.rl_learner), config.vae.absolute(), Prompts.of_classes(prompts_of(config)), config.figures.judge(),
         min(REWARD_SAMPLES, config.figures.samples), config.seed,
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from actors import errors
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray.config import check_at_least
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.codec import VAE, codec_id, load_vae
+from marval_ray.families.mar.autoencoder import VAE, codec_id, load_vae
 from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary

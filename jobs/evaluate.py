@@ -21,7 +21,8 @@ from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.files.atomic import check_out, write_json
 from marval_ray.files.images import read_npz, to_tensor
-from marval_ray.hub.source import Source, defaults
+from marval_ray.source import Source, defaults
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def score_model(config: Config, evaluator: Evaluator) -> Row:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
     evaluator.check_labels(labels)  # before they are drawn
-    row, _ = measure("teacher" if config.teacher else "student", generation, labels, config.seed, evaluator)
+    name = "teacher" if config.teacher else "student"
+    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, evaluator)
     warn(evaluator, labels)
     return row
 

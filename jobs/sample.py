@@ -17,8 +17,9 @@ from torch import Tensor
 from marval_ray import cli
 from marval_ray.files.atomic import atomic_path, check_out
 from marval_ray.files.images import encode_png, to_pixels, write_npz
-from marval_ray.hub.source import Source, defaults
 from marval_ray.runs import report
+from marval_ray.source import Source, defaults
+from marval_ray.types import Prompts
 
 SUFFIXES = (".png", ".npz")
 
@@ -42,7 +43,7 @@ class Config(Source):
 def main(config: Config) -> None:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
-    images = generation.images(labels, config.seed, progress=f"N_AR={config.n_ar}")
+    images = generation.images(Prompts.of_labels(labels), config.seed, progress=f"N_AR={config.n_ar}")
     write(config.out, images, labels, config.per_label)
     print(f"{config.out}: {len(images)} images")
 

@@ -33,9 +33,8 @@ from actors.serving.endpoint import application, demands
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Served, check_draws
 from marval_ray import cli
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.hub.source import modified, student_of, students, vae_beside
+from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.hub.students import modified, student_of, students
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,9 @@ def wait_for_student(run: Path, poll: float) -> None:
 
 def check(student: Path, config: Config) -> None:
     """Raise ValueError when the student cannot be served: here, and not in a replica's log."""
-    check_draws(Served(load_model(student).eval(), load_vae(config.vae or vae_beside(student)), "first"), student)
+    model = load_model(student)
+    codec = model.config.family.codec(config.vae or codec_beside(student), model.config)
+    check_draws(Served(model.eval(), codec, "first"), student)
 
 
 def watch(config: Config, stop: threading.Event) -> None:

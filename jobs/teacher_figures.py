@@ -18,10 +18,10 @@ from marval_ray.diffusion.samplers import Ancestral, Schedule
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, best, images_per_second, measure
-from marval_ray.families.generate import Generation, class_labels
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
+from marval_ray.hub.layout import load_model
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class Config:
 
 def main(config: Config) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, vae = load_model(config.checkpoint).to(device), load_vae(config.vae).to(device)
-    generation = Generation(model, vae, config.sampler, batch=config.batch)
+    model = load_model(config.checkpoint).to(device)
+    codec = model.config.family.codec(config.vae, model.config).to(device)
+    generation = Generation(model, codec, config.sampler, batch=config.batch)
     figures = retimed(generation, config) if config.retime else measured(generation, config)
     write_json(config.out, figures)
     for row in figures["choice"] + figures["rows"]:
@@ -71,8 +72,8 @@ def retimed(generation: Generation, config: Config) -> dict[str, Any]:
     """The figures in OUT with the speed of one batch at each number of loops."""
     figures = json.loads(config.out.read_text(encoding="utf-8"))
     generation = replace(generation, sampler=Ancestral(**figures["sampler"]))
-    classes = generation.model.config.num_classes
-    speeds = {n: images_per_second(replace(generation, loops=n), classes) for n in {row["n_ar"] for row in figures["rows"]}}
+    prompts = of_classes(generation, generation.batch)
+    speeds = {n: images_per_second(generation.with_loops(n), prompts) for n in {row["n_ar"] for row in figures["rows"]}}
     return figures | {"rows": [row | {"images_per_second": speeds[row["n_ar"]]} for row in figures["rows"]]}
 
 
@@ -86,9 +87,9 @@ def measured(generation: Generation, config: Config) -> dict[str, Any]:
     sampler = replace(candidates(config)[choice.index(best(accurate))], steps=config.sampler.steps)
     generation = replace(generation, sampler=sampler)
     rows = [row for n in config.loops for row in both_sizes(generation, n, evaluator, config)]
-    labels = class_labels(generation.model.config.num_classes, config.few)
+    few = of_classes(generation, config.few)
     for n in config.few_loops:
-        rows.append(measure("teacher", replace(generation, loops=n), labels, config.seed, evaluator)[0])
+        rows.append(measure("teacher", generation.with_loops(n), few, config.seed, evaluator)[0])
     return {
         "command": shlex.join(["python", "jobs/teacher_figures.py", *sys.argv[1:]]),
         "sampler": asdict(sampler),
@@ -106,18 +107,23 @@ def candidates(config: Config) -> list[Ancestral]:
 def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluator, config: Config) -> Row:
     """Figures of `choice_samples` images under one candidate."""
     generation = replace(generation, sampler=sampler, loops=config.choice_loops)
-    labels = class_labels(generation.model.config.num_classes, config.choice_samples)
-    row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, labels, config.seed, evaluator)
+    prompts = of_classes(generation, config.choice_samples)
+    row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, prompts, config.seed, evaluator)
     print(row, flush=True)
     return row
 
 
 def both_sizes(generation: Generation, loops: int, evaluator: Evaluator, config: Config) -> list[Row]:
     """Figures of `samples` images and of the first `few` of them: FD falls with the number of samples."""
-    labels = class_labels(generation.model.config.num_classes, config.samples)
-    row, images = measure("teacher", replace(generation, loops=loops), labels, config.seed, evaluator)
-    few = evaluator.score(images[: config.few], labels[: config.few])
+    prompts = of_classes(generation, config.samples)
+    row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed, evaluator)
+    few = evaluator.score(images[: config.few], prompts[: config.few].labels)
     return [row, row | asdict(few)]
+
+
+def of_classes(generation: Generation, count: int) -> Prompts:
+    """Ask for the classes in turn."""
+    return Prompts.classes_in_turn(generation.model.config.num_classes, count)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.files.places import resolve
 from marval_ray.files.text import read_json
 from marval_ray.prompts import imagenet_names, read_prompts
 
@@ -20,7 +21,7 @@ def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tu
     if num_classes == 1000:
         return imagenet_names()
     config = read_json(checkpoint.parent / "config.json")
-    if assets_index.resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES):
+    if resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES):
         return CLASS_NAMES
     raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
 

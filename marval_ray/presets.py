@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, ModelConfig, RLConfig, RoleConfig
-from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
 from marval_ray.embedded import assets_index
+from marval_ray.families.mar import presets as mar
+from marval_ray.families.mar.config import ModelConfig
 
 MODELS = {
     "tiny": ModelConfig(
@@ -13,26 +14,10 @@ MODELS = {
         decoder_width=128, decoder_depth=4, decoder_heads=4,
         head_width=192, head_depth=3, image_size=28,
     ),
-    "mar-b": ModelConfig(),
-    "mar-l": ModelConfig(
-        encoder_width=1024, encoder_depth=16, encoder_heads=16,
-        decoder_width=1024, decoder_depth=16, decoder_heads=16,
-        head_width=1280, head_depth=8,
-    ),
-    "mar-h": ModelConfig(
-        encoder_width=1280, encoder_depth=20, encoder_heads=16,
-        decoder_width=1280, decoder_depth=20, decoder_heads=16,
-        head_width=1536, head_depth=12,
-    ),
+    **mar.MODELS,
 }  # fmt: skip
-
-SAMPLERS = {
-    "tiny": assets_index.teacher_sampler(),
-    "mar-b": Ancestral(cfg=2.9),
-    "mar-l": Ancestral(cfg=3.0),
-    "mar-h": Ancestral(cfg=3.2),
-}
-"""How each teacher draws best: 100 steps, a linear schedule and nothing clipped for MAR's (its repository's README)."""
+SAMPLERS = {"tiny": assets_index.teacher_sampler(), **mar.SAMPLERS}
+"""How each teacher draws best."""
 
 
 @dataclass(frozen=True)

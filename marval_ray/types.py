@@ -1,5 +1,6 @@
 """The frozen dataclasses that cross the borders between modules, processes and machines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,26 +8,81 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from marval_ray.draws import Draws
+
 
 @dataclass(frozen=True)
-class Context:
-    """What a model knows of a batch of real images: everything but the tokens at `hidden`.
+class Prompts:
+    """What a batch of images is to show: a text each, and for models of classes the label, 0..num_classes - 1."""
 
-    tokens: normalised latents, about N(0, 1); labels: 0..num_classes - 1, or num_classes for "no class".
-    known and hidden: ascending positions; together they are all L of them.
+    texts: tuple[str, ...]
+    labels: Int64[Tensor, " B"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, places: Sequence[int] | slice) -> "Prompts":
+        """Return those at `places`, in their order."""
+        if isinstance(places, slice):
+            places = range(*places.indices(len(self)))
+        labels = None if self.labels is None else self.labels[list(places)]
+        return Prompts(tuple(self.texts[place] for place in places), labels)
+
+    def in_turn(self, count: int) -> "Prompts":
+        """Return `count` of them: the first, the second, ..., the last, the first again."""
+        return self[[place % len(self) for place in range(count)]]
+
+    @classmethod
+    def of_labels(cls, labels: Int64[Tensor, " B"]) -> "Prompts":
+        """Ask for classes by their labels; the texts say no more than the number."""
+        return cls(tuple(f"class {label}" for label in labels.tolist()), labels)
+
+    @classmethod
+    def classes_in_turn(cls, num_classes: int, count: int) -> "Prompts":
+        """Ask for `count` images of the classes in turn: 0, 1, ..., 0, 1, ..."""
+        return cls.of_labels(torch.arange(count) % num_classes)
+
+    @classmethod
+    def of_classes(cls, texts: Sequence[str]) -> "Prompts":
+        """Return the prompts of all classes: text c is that of the label c."""
+        return cls(tuple(texts), torch.arange(len(texts)))
+
+    @classmethod
+    def cat(cls, parts: Sequence["Prompts"]) -> "Prompts":
+        """Put batches of one kind together, in their order."""
+        labels = [part.labels for part in parts if part.labels is not None]
+        return cls(sum((part.texts for part in parts), ()), torch.cat(labels) if labels else None)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Images as a model has them. Gradients are of `values`; hidden tokens are zero.
+
+    values: normalised latents, about N(0, 1). codes: of models with discrete tokens, too. revealed: the loop (0..) in which each
+    token came, -1 for hidden ones; of models whose order does not follow from the draws.
     """
 
-    tokens: Float[Tensor, "B L D"]
-    labels: Int64[Tensor, " B"]
-    known: Int64[Tensor, "B K"]
-    hidden: Int64[Tensor, "B P"]
+    values: Float[Tensor, "B L D"]
+    codes: Int64[Tensor, "B L"] | None = None
+    revealed: Int64[Tensor, "B L"] | None = None
 
-    def to(self, device: torch.device | str) -> "Context":
-        return Context(*(value.to(device) for value in (self.tokens, self.labels, self.known, self.hidden)))
+    def __len__(self) -> int:
+        return len(self.values)
 
-    def without_labels(self, null_label: int) -> "Context":
-        """The same known tokens under the null class."""
-        return Context(self.tokens, torch.full_like(self.labels, null_label), self.known, self.hidden)
+    def __getitem__(self, rows: slice) -> "Tokens":
+        return Tokens(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]  # values are there
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        return Tokens(*(None if part is None else part.to(device) for part in self._parts()))  # type: ignore[arg-type]
+
+    @classmethod
+    def cat(cls, parts: Sequence["Tokens"]) -> "Tokens":
+        """Put batches of one kind together, in their order."""
+        columns = zip(*(part._parts() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.values, self.codes, self.revealed
 
 
 @dataclass(frozen=True)
@@ -43,30 +99,40 @@ class Weights:
 
 @dataclass(frozen=True)
 class Request:
-    """Images to draw: image `indices[i]` of the run `seed`, of the class `labels[i]`."""
+    """Images to draw: image `indices[i]` of the run `seed` for the prompt i."""
 
     seed: int
     indices: tuple[int, ...]
-    labels: Int64[Tensor, " B"]
+    prompts: Prompts
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Images that a student drew. Orders and noise follow from (seed, index): `Draws.from_seed` gives them again.
+    """Images that a student drew.
 
-    tokens: normalised latents; labels: 0..num_classes - 1; version: the number of the weights that drew them;
-    checksum: of those weights.
+    version: the number of the weights that drew them; checksum: of those weights.
     """
 
-    tokens: Float[Tensor, "B L D"]
-    labels: Int64[Tensor, " B"]
+    tokens: Tokens
+    prompts: Prompts
     seed: int
     indices: tuple[int, ...]
     version: int
     checksum: int
 
+    @property
+    def draws(self) -> Draws:
+        """The randomness that went into them."""
+        return Draws(self.seed, self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> "Rollout":
+        return replace(self, tokens=self.tokens[rows], prompts=self.prompts[rows], indices=self.indices[rows])
+
     def to(self, device: torch.device | str) -> "Rollout":
-        return replace(self, tokens=self.tokens.to(device), labels=self.labels.to(device))
+        return replace(self, tokens=self.tokens.to(device))
 
 
 @dataclass(frozen=True)
@@ -84,8 +150,11 @@ class Scored:
     score: Float[Tensor, " B"]
     gradient: Float[Tensor, "B L D"] | None
 
+    def __getitem__(self, rows: slice) -> "Scored":
+        return Scored(self.score[rows], None if self.gradient is None else self.gradient[rows])
+
     def finite(self) -> Bool[Tensor, " B"]:
-        """Which images have a usable score and gradient."""
+        """Tell which images have a usable score and gradient."""
         good = self.score.isfinite()
         return good if self.gradient is None else good & self.gradient.flatten(1).isfinite().all(1)
 

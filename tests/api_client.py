@@ -10,7 +10,7 @@ from actors.serving.api import Backend, Png, Rules, State, make_app
 from actors.serving.endpoint import card_of
 from actors.serving.endpoint_config import EndpointConfig
 from marval_ray.families.mar.batching import Wish
-from marval_ray.families.mar.checkpoint import read_config
+from marval_ray.hub.layout import read_config
 
 CONFIG = EndpointConfig(threads=1)
 MODEL = read_config(CONFIG.checkpoint.parent)

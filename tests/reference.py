@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.codec import KLConfig
+from marval_ray.families.mar.autoencoder import KLConfig
+from marval_ray.families.mar.config import ModelConfig
 
 SAMPLING = {"cfg": 2.9, "temperature": 1.0, "chain_temperature": 0.9}
 

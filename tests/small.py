@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from marval_ray.config import ModelConfig
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.checkpoint import save_model
+from marval_ray.families.base import Wish
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.latents import write_latents
+from marval_ray.hub.layout import save_model
+from marval_ray.types import Prompts
 
 MODEL = ModelConfig(
     latent_size=4, latent_channels=4, num_classes=3, buffer_size=2,
@@ -40,6 +42,11 @@ def write_random_latents(path: Path, config: ModelConfig = MODEL, images: int = 
         path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10
     )
     return path
+
+
+def wish(label: int, seed: int, index: int = 0, loops: int = 64, temperature: float = 1.0) -> Wish:
+    """An image of a class."""
+    return Wish(Prompts.of_labels(torch.tensor([label])), seed, index, loops, temperature)
 
 
 def write_latents_from_1(path: Path) -> Path:

@@ -16,6 +16,7 @@ import torch
 from api_client import CONFIG, MODEL, check_refused, client_of
 from PIL import Image
 from servers import PATH
+from small import wish
 
 from actors.serving.api import Backend, Look
 from actors.serving.drawer import Sampler
@@ -23,15 +24,14 @@ from actors.serving.endpoint import application, build, card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig, read_key
 from actors.serving.refusals import Busy
 from marval_ray.class_names import find_class
-from marval_ray.families.mar.batching import Wish
-from marval_ray.families.mar.checkpoint import save_model
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
-from marval_ray.hub.source import student_of, vae_beside
+from marval_ray.hub.layout import codec_beside, save_model
+from marval_ray.hub.students import student_of
 
 
 def sampler_of(config: EndpointConfig) -> Sampler:
-    return Sampler(config, MODEL, vae_beside(config.checkpoint))
+    return Sampler(config, MODEL, codec_beside(config.checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_busy_servers_say_when_to_come_back(sampler):
 
 def test_an_image_that_nobody_waits_for_is_not_drawn_on(sampler):
     async def give_up():
-        task = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        task = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
         while not sampler.thread.active:
             await asyncio.sleep(0.001)
         task.cancel()
@@ -190,13 +190,13 @@ def test_an_image_that_nobody_waits_for_is_not_drawn_on(sampler):
 
 def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
     """asyncio cancels the future that it waits for; the sampler still ends it, and goes on."""
-    ticket = sampler.thread.submit(Wish(1, 1, loops=4))
+    ticket = sampler.thread.submit(wish(1, 1, loops=4))
     assert not ticket.picture.cancel()
     assert ticket.picture.result(timeout=30).pixels.shape == (28, 28, 1)
     for delay in (0.02 * k for k in range(12)):  # some of them end in the very loop that is the image's last
         with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(sampler.draw(Wish(1, 1, loops=64)), delay / 10 + 0.001))
-    assert asyncio.run(sampler.draw(Wish(1, 1, loops=4))).version
+            asyncio.run(asyncio.wait_for(sampler.draw(wish(1, 1, loops=64)), delay / 10 + 0.001))
+    assert asyncio.run(sampler.draw(wish(1, 1, loops=4))).version
 
 
 def test_a_new_student_takes_over_between_images(sampler, tmp_path):
@@ -206,15 +206,15 @@ def test_a_new_student_takes_over_between_images(sampler, tmp_path):
     save_weights(tmp_path / "student.safetensors", state, next(iter(state.values())).dtype)
 
     async def swap():
-        before = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        before = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
         while not sampler.thread.active:
             await asyncio.sleep(0.001)
         await sampler.reconfigure(user_config(tmp_path / "student.safetensors"))
-        after = asyncio.create_task(sampler.draw(Wish(1, 1, loops=64)))
+        after = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
         return await before, await after
 
     try:
-        first = asyncio.run(sampler.draw(Wish(1, 1, loops=64)))
+        first = asyncio.run(sampler.draw(wish(1, 1, loops=64)))
         before, after = asyncio.run(swap())
     finally:
         asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
@@ -226,9 +226,9 @@ def test_a_new_student_takes_over_between_images(sampler, tmp_path):
 def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
     sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
-    tickets = [sampler.thread.submit(Wish(0, seed)) for seed in range(4)]
+    tickets = [sampler.thread.submit(wish(0, seed)) for seed in range(4)]
     sampler.thread.close()
-    for ticket in [*tickets, sampler.thread.submit(Wish(0, 9))]:
+    for ticket in [*tickets, sampler.thread.submit(wish(0, 9))]:
         with pytest.raises(RuntimeError, match="has ended"):
             ticket.picture.result(timeout=10)
     with pytest.raises(RuntimeError, match="has ended"):
@@ -238,8 +238,8 @@ def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
 def test_beyond_the_queue_nothing_is_drawn():
     async def crowd(sampler: Sampler) -> tuple[list, list]:
         await sampler.reconfigure(user_config(CONFIG.checkpoint))
-        drawn = await asyncio.gather(*(sampler.draw(Wish(1, seed, loops=64)) for seed in range(10)))
-        return drawn, [item async for item in sampler.watch(Wish(1, 1, loops=4), 1)]
+        drawn = await asyncio.gather(*(sampler.draw(wish(1, seed, loops=64)) for seed in range(10)))
+        return drawn, [item async for item in sampler.watch(wish(1, 1, loops=4), 1)]
 
     sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
     drawn, watched = asyncio.run(crowd(sampler))

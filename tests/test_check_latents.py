@@ -1,6 +1,5 @@
 """Latents that do not fit the model are refused from their metadata and labels, before anything starts."""
 
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +28,9 @@ def labelled(path, labels):
 
 
 def test_latents_of_the_models_classes_pass(latents):
-    check_latents(latents, MODEL)
-    check_latents(latents, replace(MODEL, num_classes=1000))  # a part of the classes is enough
-    check_latents(latents, MODEL, "0123")  # the file does not say what made it
+    check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
+    check_latents(latents, MODEL.latent_shape, MODEL.num_classes.latent_shape, 1000)  # a part of the classes is enough
+    check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "0123")  # the file does not say what made it
 
 
 @pytest.mark.parametrize(("bad", "count"), [(3, 1), (-1, 1), (10**12, 1), (None, 1)])
@@ -39,19 +38,19 @@ def test_labels_of_no_class_are_named(latents, bad, count):
     labelled(latents, [0] * (COUNT - 1) + [bad])
     message = "1 missing value.* in `label`" if bad is None else rf"1 of 40 labels are outside the model's classes 0-2, the first is {bad}"
     with pytest.raises(ValueError, match=f"latents.parquet: .*{message}"):
-        check_latents(latents, MODEL)
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
 
 
 def test_labels_from_1_say_how_classes_are_counted(latents):
     labelled(latents, [1 + number % 3 for number in range(COUNT)])
     with pytest.raises(ValueError, match="13 of 40 labels .* first is 3; classes are counted from 0"):
-        check_latents(latents, MODEL)
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
 
 
 def test_labels_are_integers(latents):
     rewritten(latents, "label", pa.array([0.0] * COUNT))
     with pytest.raises(ValueError, match="`label` must be an integer, it is double"):
-        check_latents(latents, MODEL)
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
@@ -60,13 +59,13 @@ def test_missing_latents_are_counted(latents, name):
     vectors = [None if row == 25 else [0.0] * size for row in range(COUNT)]
     rewritten(latents, name, pa.array(vectors, pa.list_(pa.float16(), size)))
     with pytest.raises(ValueError, match=f"latents.parquet: row group 2 has [0-9]+ missing .* in `{name}`"):
-        check_latents(latents, MODEL)
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
 
 
 def test_an_empty_file_is_refused(latents):
     pq.write_table(pq.read_table(latents).slice(0, 0), latents)
     with pytest.raises(ValueError, match="latents.parquet holds no latents"):
-        check_latents(latents, MODEL)
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
 
 
 @pytest.mark.parametrize(("name", "value"), [("mean", np.nan), ("mean", np.inf), ("std", np.nan), ("std", -1.0)])
@@ -81,7 +80,7 @@ def test_numbers_that_cannot_be_latents_are_refused_when_they_are_read(latents, 
 
 def test_latents_of_another_autoencoder_are_refused(latents):
     pq.write_table(pq.read_table(latents).replace_schema_metadata({CODEC: b"0123"}), latents)
-    check_latents(latents, MODEL, "0123")
-    check_latents(latents, MODEL)
+    check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "0123")
+    check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
     with pytest.raises(ValueError, match="another autoencoder .its codec is 0123, that of --vae 4567"):
-        check_latents(latents, MODEL, "4567")
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "4567")

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from small import MODEL, write_teacher
 from torch import nn
 
-from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.fit import check_finite
 from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import load_model
 
 WEIGHTS = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2)}
 OTHERS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}

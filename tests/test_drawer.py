@@ -6,16 +6,15 @@ import shutil
 
 import pytest
 import torch
+from small import wish
 
 from actors.serving.drawer import Sampler
 from actors.serving.endpoint import user_config
 from actors.serving.endpoint_config import EndpointConfig
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.batching import Wish
-from marval_ray.families.mar.checkpoint import read_config
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
-from marval_ray.hub.source import vae_beside
+from marval_ray.hub.layout import codec_beside, read_config
 
 STUDENT = assets_index.STUDENT
 CONFIG = EndpointConfig(threads=1, batch=1)
@@ -23,7 +22,7 @@ STATE = read_state(STUDENT)
 
 
 def sampler_of(config: EndpointConfig) -> Sampler:
-    return Sampler(config, read_config(STUDENT.parent), vae_beside(STUDENT))
+    return Sampler(config, read_config(STUDENT.parent), codec_beside(STUDENT))
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +85,11 @@ BAD = [
 
 @pytest.mark.parametrize("spoil, sentence", BAD)
 def test_a_bad_student_is_refused_and_the_one_before_draws_on(sampler, run, spoil, sentence):
-    before = asyncio.run(sampler.draw(Wish(1, 1, loops=4)))
+    before = asyncio.run(sampler.draw(wish(1, 1, loops=4)))
     spoil(run)
     assert sentence in asyncio.run(sampler.reconfigure({"checkpoint": str(run)}))
     assert sentence in asyncio.run(sampler.state()).refused
-    assert asyncio.run(sampler.draw(Wish(1, 1, loops=4))) == before
+    assert asyncio.run(sampler.draw(wish(1, 1, loops=4))) == before
 
 
 def test_a_good_student_is_taken_over_and_ends_the_refusal(sampler, run):
@@ -108,7 +107,7 @@ def test_a_new_replica_begins_with_the_newest_student_that_can_be_served(run):
     blank(run)
     sampler = sampler_of(CONFIG)
     asyncio.run(sampler.reconfigure({"checkpoint": str(run)}))
-    assert asyncio.run(sampler.draw(Wish(1, 1, loops=2))).version
+    assert asyncio.run(sampler.draw(wish(1, 1, loops=2))).version
     sampler.thread.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from commands import refuse, succeed
 
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.codec import codec_id, load_vae
+from marval_ray.families.mar.autoencoder import codec_id, load_vae
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.latents import CLASSES, CODEC
 

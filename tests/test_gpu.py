@@ -12,15 +12,17 @@ import torch
 from commands import succeed
 from PIL import Image
 from servers import server
+from small import wish
 from test_jobs import DISTILL, QUICK, QUICK_RL
 
 from marval_ray.diffusion.samplers import Ancestral, OneStep
+from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
-from marval_ray.families.generate import class_labels, student_generation
-from marval_ray.families.mar.batching import Wish, advance, begin
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.families.mar.loop import Draws, sample_tokens
+from marval_ray.families.generation import student_generation
+from marval_ray.families.mar.batching import advance, begin
+from marval_ray.families.mar.loop import Randomness, sample_tokens
+from marval_ray.hub.layout import load_model
+from marval_ray.types import Prompts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: these tests need one")]
 
@@ -37,19 +39,20 @@ def test_float32_draws_as_the_cpu_does(kind):
     model = load_model({"student": assets_index.STUDENT, "teacher": assets_index.TEACHER}[kind]).eval().requires_grad_(False)
     c = model.config
     sampler = OneStep(c.student_timestep) if kind == "student" else Ancestral(steps=5, cfg=3.0, clip_x0=1.0)
-    draws, labels = Draws.from_seed(0, list(range(20)), c.num_tokens, c.token_channels, sampler.noise_steps), class_labels(10, 20)
-    here = sample_tokens(model, sampler, labels, draws, 8)
-    there = sample_tokens(model.cuda(), sampler, labels.cuda(), draws.to("cuda"), 8).cpu()
+    random, labels = Randomness.of(Draws(0, tuple(range(20))), c.num_tokens, c.token_channels, sampler.noise_steps), torch.arange(20) % 10
+    here = sample_tokens(model, sampler, labels, random, 8)
+    there = sample_tokens(model.cuda(), sampler, labels.cuda(), random.to("cuda"), 8).cpu()
     assert (here - there).abs().median() < 1e-4
     assert (here - there).abs().max() < 5e-2  # what rounding becomes through loops and steps
 
 
 def test_bfloat16_draws_nearly_the_same_images():
-    model, vae = load_model(assets_index.STUDENT).eval().requires_grad_(False).cuda(), load_vae(assets_index.VAE).cuda()
-    exact = student_generation(model, vae, loops=8).images(class_labels(10, 100), 0)
+    model, prompts = load_model(assets_index.STUDENT).eval().requires_grad_(False).cuda(), Prompts.classes_in_turn(10, 100)
+    codec = model.config.family.codec(assets_index.VAE, model.config).to("cuda")
+    exact = student_generation(model, codec, loops=8).images(prompts, 0)
     with torch.autocast("cuda", torch.bfloat16):
-        rounded = student_generation(model, vae, loops=8).images(class_labels(10, 100), 0)
-    weights_too = student_generation(model.bfloat16(), vae, loops=8).images(class_labels(10, 100), 0)
+        rounded = student_generation(model, codec, loops=8).images(prompts, 0)
+    weights_too = student_generation(model.bfloat16(), codec, loops=8).images(prompts, 0)
     for images in (rounded, weights_too):
         assert (images - exact).abs().mean() < 4 * GREY
 
@@ -57,15 +60,15 @@ def test_bfloat16_draws_nearly_the_same_images():
 @torch.inference_mode()
 def test_batch_mates_change_no_grey_level():
     model = load_model(assets_index.STUDENT).eval().cuda()
-    wishes = [Wish(3, 1, 1, 8), Wish(9, 5, 0, 1), Wish(3, 7, 2, 16), Wish(7, 2**40, 0, 64)]
-    alone, together = ([begin(wish, model) for wish in wishes] for _ in range(2))
+    wishes = [wish(3, 1, 1, 8), wish(9, 5, 0, 1), wish(3, 7, 2, 16), wish(7, 2**40, 0, 64)]
+    alone, together = ([begin(asked, model) for asked in wishes] for _ in range(2))
     for drawing in alone:
         while not drawing.finished:
             advance([drawing])
     while active := [drawing for drawing in together if not drawing.finished]:
         advance(active)
     for one, other in zip(alone, together, strict=True):
-        assert (one.tokens - other.tokens).abs().max() < 1e-3
+        assert (one.values - other.values).abs().max() < 1e-3
 
 
 def test_both_stages_share_a_gpu(tmp_path):

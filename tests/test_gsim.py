@@ -8,8 +8,9 @@ import torch
 
 from marval_ray.config import GSIMConfig
 from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.samplers import guided
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.distil.gsim import gsim_generator, guided, pseudo_huber
+from marval_ray.distil.gsim import gsim_generator, pseudo_huber
 
 DIFFUSION = cosine_diffusion()
 SQUARED = GSIMConfig(distance="squared", k=1.0)

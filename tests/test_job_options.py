@@ -14,8 +14,8 @@ from jobs import distill, sample
 from marval_ray.cli import parse
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
-from marval_ray.hub.source import Source, defaults, parse_labels
 from marval_ray.presets import MODELS, SAMPLERS
+from marval_ray.source import Source, defaults, parse_labels
 
 SEEDED = ("distill", "sample", "evaluate", "teacher_figures", "train_classifier", "train_reward", "train_teacher", "train_vae")
 

@@ -17,8 +17,8 @@ from small import MODEL, write_random_latents, write_teacher
 
 from actors.recorder import read_metrics
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
 
 DISTILL = "jobs/distill.py"

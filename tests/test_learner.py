@@ -11,7 +11,7 @@ from actors.learning.engine import deepspeed, engine_config, whole_parameters
 from actors.learning.gsim import GSIMLearner, GSIMRun
 from actors.learning.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
-from marval_ray.families.mar.checkpoint import load_model
+from marval_ray.hub.layout import load_model
 
 CPU = torch.device("cpu")
 

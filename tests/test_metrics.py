@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.scores import Evaluator, Statistics, frechet_distance, recall, within_class_distance
+from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.statistics import Statistics, frechet_distance, recall, within_class_distance
 from marval_ray.evaluation.sweep import best, fastest
-from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
-from marval_ray.hub.source import parse_labels
+from marval_ray.hub.layout import load_model
 from marval_ray.presets import MODELS
+from marval_ray.source import parse_labels
 
 
 def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
@@ -90,7 +91,7 @@ def test_real_images_score_well_and_damage_shows():
 
 
 def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():
-    from marval_ray.families.mar.codec import load_vae
+    from marval_ray.families.mar.autoencoder import load_vae
 
     evaluator, vae = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE), load_vae(assets_index.VAE)
     pixels, labels = read_images(assets_index.IMAGES)
@@ -106,7 +107,7 @@ def test_embedded_models_are_small_and_fit_the_preset():
     for path in (assets_index.TEACHER, assets_index.STUDENT, assets_index.GSIM_STUDENT):
         assert load_model(path).config == MODELS["tiny"]
     assert sum(f.stat().st_size for f in assets_index.ASSETS.rglob("*") if f.is_file()) < 30e6
-    assert assets_index.resolve(assets_index.portable(assets_index.VAE)) == assets_index.VAE
+    assert resolve(portable(assets_index.VAE)) == assets_index.VAE
     assert assets_index.teacher_sampler().steps == 100
 
 

@@ -10,10 +10,10 @@ from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
 from actors.recorder import read_metrics
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.codec import load_vae
 from marval_ray.presets import MODELS
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward
+from marval_ray.types import Prompts, Tokens
 
 THREADS = ("--rl.rollout.threads", 1, "--rl.reward.threads", 1, "--rl.judge.threads", 1, "--rl-learner.threads-per-worker", 1)
 RL = ("--stages", "rl", "--student", assets_index.GSIM_STUDENT, *QUICK, *QUICK_RL, "--rl-learner.steps", 3, *THREADS)
@@ -66,7 +66,7 @@ def test_what_is_no_reward_is_refused_by_name(plugin, message):
     c = MODELS["tiny"]
     with pytest.raises(ValueError, match=message) as caught:
         reward = load_reward([f"plugin:bad_rewards:{plugin}"])
-        Scorer(load_vae(assets_index.VAE), reward, ["x"] * 10, c)(torch.zeros(2, c.num_tokens, c.token_channels), torch.tensor([0, 1]))
+        Scorer(c.family.codec(assets_index.VAE, c), reward)(Tokens(torch.zeros(2, c.num_tokens, c.token_channels)), Prompts(("x", "x")))
     assert f"bad_rewards:{plugin}" in str(caught.value)
 
 

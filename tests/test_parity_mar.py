@@ -7,7 +7,8 @@ from reference import Recording, largest_gap, model_config_from_reference, read_
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.mar.loop import Draws, model_conditions, plan_loops, run_loop, sample_tokens
+from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_tokens
 from marval_ray.families.mar.masking import hidden_after_loops
 from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens, unpatchify
 from marval_ray.files.fit import load_strictly
@@ -102,7 +103,8 @@ def test_each_loop_with_guidance(model, recording):
     draws, tokens = _draws(model, recording, "sample"), torch.zeros_like(group["tokens"])
     for k, loop in _loops(model, recording, "sample"):
         assert sampler.scale(loop.revealed) == pytest.approx(group[f"iter{k}/cfg"].item(), abs=1e-6)
-        z = model_conditions(model, tokens, group["labels"], loop, sampler.guided)
+        context = Context(tokens, group["labels"], loop.known, loop.predicted)
+        z = model.conditions(context.followed_by(model.unconditional(context)) if sampler.guided else context)
         assert largest_gap(z, group[f"iter{k}/z"]) <= ATOL
         predicted = _both_halves(model, sampler, z, loop, group[f"iter{k}/noise_init"], group[f"iter{k}/noise_steps"])
         assert largest_gap(predicted, group[f"iter{k}/predicted"]) <= ATOL_SAMPLE
@@ -149,7 +151,7 @@ def _loops(model: MAR, recording: Recording, name: str):
     return list(zip(numbers, plan_loops(recording[f"{name}/orders"], loops), strict=True))
 
 
-def _draws(model: MAR, recording: Recording, name: str) -> Draws:
+def _draws(model: MAR, recording: Recording, name: str) -> Randomness:
     """The recorded noise, one row a predicted token of each loop, moved to the positions of those tokens."""
     orders = recording[f"{name}/orders"]
     initial = torch.zeros(*orders.shape, model.config.token_channels)
@@ -161,7 +163,7 @@ def _draws(model: MAR, recording: Recording, name: str) -> Draws:
         initial = scatter_tokens(initial, loop.predicted, start.unflatten(0, shape))
         conditional = noise[:, :rows].unflatten(1, shape)
         steps = torch.stack([scatter_tokens(s, loop.predicted, n) for s, n in zip(steps, conditional)])
-    return Draws(orders, initial, steps)
+    return Randomness(orders, initial, steps)
 
 
 def _both_halves(model, sampler: Ancestral, z, loop, initial, noises) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from reference import Recording, kl_config_from_reference, largest_gap, read_recording
 from safetensors.torch import save_file
 
-from marval_ray.families.mar.codec import KL16, VAE, load_vae
+from marval_ray.families.mar.autoencoder import KL16, VAE, load_vae
 
 ATOL = 1e-4
 

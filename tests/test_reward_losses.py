@@ -9,19 +9,22 @@ from small import MODEL, write_teacher
 from marval_ray.config import GuardConfig
 from marval_ray.diffusion.samplers import Exploring, OneStep
 from marval_ray.distil.student import Student
+from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.scores import Scores
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.families.mar.loop import Draws, plan_loops, run_loop, sample_tokens
-from marval_ray.families.mar.model import gather_tokens
-from marval_ray.families.mar.replay import replay_apart, replay_chain
+from marval_ray.families.base import RecordedLoop
+from marval_ray.families.mar.codec import KLCodec
+from marval_ray.families.mar.loop import Randomness, plan_loops, recorded_loops, run_loop, sample_tokens
+from marval_ray.hub.layout import load_model
 from marval_ray.reinforce.guard import Guard
 from marval_ray.reinforce.losses import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
+from marval_ray.reinforce.replay import replay_apart, replay_chain
 from marval_ray.reinforce.scoring import Scorer
-from marval_ray.types import Rollout, Scored
+from marval_ray.types import Prompts, Rollout, Scored, Tokens
 
 LABELS = torch.tensor([0, 1, 2])
+PROMPTS = Prompts(("even", "odd", "even"), LABELS)
+FAMILY = MODEL.family
 LOOPS = 6
 
 
@@ -42,17 +45,29 @@ def student(tmp_path) -> Student:
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return Scorer(load_vae(assets_index.VAE), Harmony(), ["even", "odd", "even"], MODEL)
+    return Scorer(KLCodec.read(assets_index.VAE, MODEL), Harmony())
 
 
-def rollout_of(student: Student, sampler, draws: Draws) -> Rollout:
+DRAWS = Draws(0, (0, 1, 2))
+
+
+def rollout_of(student: Student, sampler) -> Rollout:
     with torch.no_grad():
-        tokens = sample_tokens(student.mar, sampler, LABELS, draws, LOOPS)
-    return Rollout(tokens, LABELS, 0, (0, 1, 2), 0, 0)
+        *_, tokens = FAMILY.reveal(student.backbone, sampler, LABELS, DRAWS, LOOPS)
+    return Rollout(tokens, PROMPTS, DRAWS.seed, DRAWS.indices, 0, 0)
 
 
-def draws_of(noise_steps=0) -> Draws:
-    return Draws.from_seed(0, [0, 1, 2], MODEL.num_tokens, MODEL.token_channels, noise_steps)
+def recorded(rollout: Rollout, sampler, last: int = LOOPS) -> list[RecordedLoop]:
+    return list(FAMILY.recorded(rollout, rollout.prompts.labels, sampler, LOOPS))[-last:]
+
+
+def rewards(scorer: Scorer, tokens: torch.Tensor) -> torch.Tensor:
+    """With gradient through decoder and reward."""
+    return scorer.reward(scorer.codec.decode(Tokens(tokens)), PROMPTS.texts)
+
+
+def random_of(draws: Draws = DRAWS, noise_steps: int = 0) -> Randomness:
+    return Randomness.of(draws, MODEL.num_tokens, MODEL.token_channels, noise_steps)
 
 
 def gradients(loss, module) -> torch.Tensor:
@@ -63,13 +78,13 @@ def gradients(loss, module) -> torch.Tensor:
 
 @pytest.mark.parametrize("recompute", [True, False])
 def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_reward(student, scorer, recompute):
-    draws, sampler = draws_of(), OneStep(MODEL.student_timestep)
-    tokens = sample_tokens(student.mar, sampler, LABELS, draws, LOOPS)
-    whole = gradients(-scorer.reward(scorer.images(tokens), scorer.prompts).mean(), student)
-    rollout = rollout_of(student, sampler, draws)
-    scored = scorer(rollout.tokens, LABELS)
-    replayed, _ = replay_chain(student, rollout, draws, LOOPS, LOOPS, recompute)
-    assert torch.allclose(replayed, rollout.tokens, atol=1e-6)
+    sampler = OneStep(MODEL.student_timestep)
+    tokens = sample_tokens(student.backbone, sampler, LABELS, random_of(), LOOPS)
+    whole = gradients(-rewards(scorer, tokens).mean(), student)
+    rollout = rollout_of(student, sampler)
+    scored = scorer(rollout.tokens, PROMPTS)
+    replayed, _ = replay_chain(student, rollout.tokens.values, recorded(rollout, sampler), recompute)
+    assert torch.allclose(replayed, rollout.tokens.values, atol=1e-6)
     parts = gradients(pathwise(replayed, scored.gradient, torch.ones(3)).value, student)
     assert (whole - parts).norm() < 1e-5 * whole.norm()
 
@@ -80,11 +95,11 @@ def test_gradients_are_the_same_bits_each_time():
     torch.set_num_threads(2)
     model = load_model(assets_index.STUDENT)
     c, batch, student = model.config, 40, Student(model)
-    draws = Draws.from_seed(0, list(range(batch)), c.num_tokens, c.token_channels, 0)
-    rollout = Rollout(draws.initial, torch.arange(batch) % c.num_classes, 0, tuple(range(batch)), 0, 0)
+    random = Randomness.of(Draws(0, tuple(range(batch))), c.num_tokens, c.token_channels, 0)
+    loops = list(recorded_loops(random.initial, torch.arange(batch) % c.num_classes, random, 2))
 
     def gradients() -> list[torch.Tensor]:
-        tokens, _ = replay_chain(student, rollout, draws, 2, 2)
+        tokens, _ = replay_chain(student, random.initial, loops)
         return list(torch.autograd.grad(tokens.square().mean(), [p for n, p in student.named_parameters() if "embed" in n]))
 
     first = gradients()
@@ -95,25 +110,25 @@ def test_gradients_are_the_same_bits_each_time():
 
 @pytest.mark.parametrize("last", [1, 3])
 def test_replay_of_some_loops_equals_autograd_with_the_prefix_detached(student, scorer, last):
-    draws, sampler = draws_of(), OneStep(MODEL.student_timestep)
-    tokens = torch.zeros_like(draws.initial)
-    plan = list(plan_loops(draws.orders, LOOPS))
+    random, sampler = random_of(), OneStep(MODEL.student_timestep)
+    tokens = torch.zeros_like(random.initial)
+    plan = list(plan_loops(random.orders, LOOPS))
     for index, loop in enumerate(plan):
-        tokens = run_loop(student.mar, sampler, tokens, LABELS, loop, draws)
+        tokens = run_loop(student.backbone, sampler, tokens, LABELS, loop, random)
         if index == len(plan) - 1 - last:
             tokens = tokens.detach()
-    expected = gradients(-scorer.reward(scorer.images(tokens), scorer.prompts).mean(), student)
-    rollout = rollout_of(student, sampler, draws)
-    replayed, loops = replay_chain(student, rollout, draws, LOOPS, last)
+    expected = gradients(-rewards(scorer, tokens).mean(), student)
+    rollout = rollout_of(student, sampler)
+    replayed, loops = replay_chain(student, rollout.tokens.values, recorded(rollout, sampler, last))
     assert len(loops) == last
-    got = gradients(pathwise(replayed, scorer(rollout.tokens, LABELS).gradient, torch.ones(3)).value, student)
+    got = gradients(pathwise(replayed, scorer(rollout.tokens, PROMPTS).gradient, torch.ones(3)).value, student)
     assert (expected - got).norm() < 1e-5 * expected.norm()
 
 
 def test_score_gradients_belong_to_their_own_image(scorer):
-    tokens = torch.randn(3, MODEL.num_tokens, MODEL.token_channels, generator=torch.Generator().manual_seed(0))
-    together = scorer(tokens, LABELS)
-    alone = scorer(tokens[1:2], LABELS[1:2])
+    tokens = Tokens(torch.randn(3, MODEL.num_tokens, MODEL.token_channels, generator=torch.Generator().manual_seed(0)))
+    together = scorer(tokens, PROMPTS)
+    alone = scorer(tokens[1:2], PROMPTS[1:2])
     assert torch.allclose(together.score[1:2], alone.score, atol=1e-6)
     assert torch.allclose(together.gradient[1:2], alone.gradient, atol=1e-7)
 
@@ -179,11 +194,10 @@ def test_the_running_shift_is_the_same_however_ranks_share_the_batch():
 
 
 def test_the_importance_ratio_is_that_of_the_densities(student):
-    draws, std = draws_of(noise_steps=1), 0.3
-    rollout = rollout_of(student, Exploring(MODEL.student_timestep, std), draws)
-    for replayed in replay_apart(student, rollout, draws, LOOPS, last=LOOPS):
-        action = gather_tokens(rollout.tokens, replayed.loop.predicted).flatten(0, 1)
-        explored = gather_tokens(draws.steps[0], replayed.loop.predicted).flatten(0, 1)
+    std = 0.3
+    sampler = Exploring(MODEL.student_timestep, std)
+    for replayed in replay_apart(student, recorded(rollout_of(student, sampler), sampler)):
+        action, explored = replayed.recorded.drawn, replayed.recorded.explored
         assert torch.allclose(action, replayed.prediction + std * explored, atol=1e-5)
         old_mean = action - std * explored
         assert log_ratio(action, replayed.prediction, old_mean, std).abs().max() < 1e-3
@@ -195,15 +209,13 @@ def test_the_importance_ratio_is_that_of_the_densities(student):
 
 def test_the_ratio_is_one_for_a_replay_that_rounds_otherwise_than_its_rollout(student):
     """Rollouts of a GPU are drawn with bfloat16 weights. With the recorded noise, rounding looks like a change of the policy."""
-    draws, std = draws_of(noise_steps=1), 0.03
-    rounded = Student(copy.deepcopy(student.mar).bfloat16())
-    rollout = rollout_of(rounded, Exploring(MODEL.student_timestep, std), draws)
-    (replayed,) = replay_apart(student, rollout, draws, LOOPS, last=1)
-    places, mean = replayed.loop.predicted, replayed.prediction
-    action, explored = (gather_tokens(x, places).flatten(0, 1) for x in (rollout.tokens, draws.steps[0]))
-    recorded = log_ratio(action, mean, action - std * explored, std)
+    std = 0.03
+    sampler, rounded = Exploring(MODEL.student_timestep, std), Student(copy.deepcopy(student.backbone).bfloat16())
+    (replayed,) = replay_apart(student, recorded(rollout_of(rounded, sampler), sampler, last=1))
+    action, explored, mean = replayed.recorded.drawn, replayed.recorded.explored, replayed.prediction
+    by_noise = log_ratio(action, mean, action - std * explored, std)
     own = log_ratio(action, mean, mean.detach(), std)
-    assert recorded.exp().std() > 0.01 and torch.equal(own.exp(), torch.ones(len(own)))
+    assert by_noise.exp().std() > 0.01 and torch.equal(own.exp(), torch.ones(len(own)))
 
     advantages = torch.randn(len(own), generator=torch.Generator().manual_seed(1))
     loss = clipped_policy(own, advantages, clip=0.2)
@@ -237,26 +249,25 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
     optimizer = torch.optim.Adam(student.parameters(), 3e-3)
 
     def roll(step: int):
-        draws = Draws.from_seed(1, list(range(step * 32, step * 32 + 32)), MODEL.num_tokens, MODEL.token_channels, 1)
+        draws = Draws(1, tuple(range(step * 32, step * 32 + 32)))
         with torch.no_grad():
-            return draws, sample_tokens(student.mar, sampler, labels, draws, LOOPS)
+            *_, tokens = FAMILY.reveal(student.backbone, sampler, labels, draws, LOOPS)
+        return Rollout(tokens, Prompts.of_labels(labels), draws.seed, draws.indices, step, 0)
 
-    def distance(tokens):
-        return (tokens.mean((1, 2)) - 0.7).abs()
+    def distance(rollout: Rollout):
+        return (rollout.tokens.values.mean((1, 2)) - 0.7).abs()
 
-    before = distance(roll(1000)[1]).mean()
+    before = distance(roll(1000)).mean()
     for step in range(steps):
-        draws, tokens = roll(step)
-        rollout = Rollout(tokens, labels, 1, tuple(range(step * 32, step * 32 + 32)), step, 0)
-        advantages = group_advantages(-distance(tokens), torch.ones(32, dtype=torch.bool), group)
-        for replayed in replay_apart(student, rollout, draws, LOOPS, last=LOOPS):
-            p = replayed.loop.predicted
-            action, explored = (gather_tokens(x, p).flatten(0, 1) for x in (tokens, draws.steps[0]))
-            logs = log_ratio(action, replayed.prediction, action - std * explored, std)
-            clipped_policy(logs, advantages.repeat_interleave(p.shape[1]), 0.2).value.backward()
+        rollout = roll(step)
+        advantages = group_advantages(-distance(rollout), torch.ones(32, dtype=torch.bool), group)
+        for replayed in replay_apart(student, recorded(rollout, sampler)):
+            action = replayed.recorded.drawn
+            logs = log_ratio(action, replayed.prediction, action - std * replayed.recorded.explored, std)
+            clipped_policy(logs, advantages.repeat_interleave(replayed.context.hidden.shape[1]), 0.2).value.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert distance(roll(1000)[1]).mean() < 0.3 * before
+    assert distance(roll(1000)).mean() < 0.3 * before
 
 
 def scores(fd=10.0, accuracy=0.8, diversity=0.9, recall=0.5) -> Scores:

@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.crew.pool import Crew, requests
+from actors.crew.pool import Crew
 from actors.learning.gsim import GSIMRun
 from actors.learning.reinforce import hired
 from actors.learning.rl import Plan, RLRun
@@ -33,6 +33,8 @@ from marval_ray.files.flat import pack, unpack
 from marval_ray.files.storage import Storage
 from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts
+from marval_ray.reinforce.requests import requests
+from marval_ray.types import Prompts
 
 ROLE = RoleConfig(count=2, cpus=0.5)
 CHAOS_STEPS = 1500
@@ -51,7 +53,7 @@ def plan(tmp_path) -> Plan:
     student, latents = write_teacher(tmp_path / "student"), write_random_latents(tmp_path / "latents.parquet")
     rl = RLConfig(rewards=("plugin:small_reward:Brightness",), loops=4, last=4, chunk=2, rollout=ROLE, reward=ROLE)
     gsim = GSIMRun(MODEL, GSIMConfig(), learner, student, latents)
-    return Plan(MODEL, rl, GuardConfig(), learner, student, gsim, assets_index.VAE, ("a", "b", "c"), None)
+    return Plan(MODEL, rl, GuardConfig(), learner, student, gsim, assets_index.VAE, Prompts.of_classes(("a", "b", "c")), None)
 
 
 def with_rl(plan: Plan, **changes) -> Plan:
@@ -68,7 +70,7 @@ def embedded(learner: LearnerConfig, guard: GuardConfig, **rl) -> Plan:
     return Plan(
         tiny.model, replace(tiny.rl, rewards=("plugin:small_reward:Brightness",), **rl), guard, learner, assets_index.GSIM_STUDENT,
         GSIMRun(tiny.model, tiny.gsim, learner, assets_index.TEACHER, assets_index.LATENTS), assets_index.VAE,
-        tuple(class_prompts(CLASS_NAMES)), (assets_index.CLASSIFIER, assets_index.REFERENCE),
+        Prompts.of_classes(class_prompts(CLASS_NAMES)), (assets_index.CLASSIFIER, assets_index.REFERENCE),
     )  # fmt: skip
 
 
@@ -244,13 +246,13 @@ def test_images_without_a_usable_reward_are_dropped_and_end_the_run_when_they_ar
 
 
 def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient():
-    rl = RLConfig(chunk=4)
-    parts = [request for step in range(3) for request in requests(rl, 10, 5, 0, step)]
+    rl, five = RLConfig(chunk=4), Prompts.of_classes("abcde")
+    parts = [request for step in range(3) for request in requests(rl, 10, five, 0, step)]
     assert [len(part.indices) for part in parts] == [4, 4, 2] * 3
     assert [i for part in parts for i in part.indices] == list(range(30))
-    assert torch.cat([part.labels for part in parts]).bincount().tolist() == [6] * 5
-    (request,) = requests(replace(rl, estimator="policy", group=4, chunk=8), 8, 5, 0, 0)
-    assert request.labels.unflatten(0, (2, 4)).unique(dim=1).shape == (2, 1)
+    assert torch.cat([part.prompts.labels for part in parts]).bincount().tolist() == [6] * 5
+    (request,) = requests(replace(rl, estimator="policy", group=4, chunk=8), 8, five, 0, 0)
+    assert request.prompts.labels.unflatten(0, (2, 4)).unique(dim=1).shape == (2, 1)
 
 
 def test_the_live_table_shows_every_metric_that_there_is():

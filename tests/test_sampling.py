@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from marval_ray.config import ModelConfig
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import Ancestral, OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.mar.loop import Draws, plan_loops, run_loop, sample_loops, sample_tokens
-from marval_ray.families.mar.loss import context_loss
+from marval_ray.draws import Draws
+from marval_ray.families.loss import context_loss
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_loops, sample_tokens
 from marval_ray.families.mar.masking import mask_tokens
 from marval_ray.families.mar.model import MAR, patchify, unpatchify
 
@@ -34,8 +35,8 @@ def model() -> MAR:
     return model
 
 
-def draw(indices, sampler, seed=1) -> Draws:
-    return Draws.from_seed(seed, list(indices), UNEVEN.num_tokens, UNEVEN.token_channels, sampler.noise_steps)
+def draw(indices, sampler, seed=1) -> Randomness:
+    return Randomness.of(Draws(seed, tuple(indices)), UNEVEN.num_tokens, UNEVEN.token_channels, sampler.noise_steps)
 
 
 def test_tokens_are_row_major_patches_of_channel_row_column():

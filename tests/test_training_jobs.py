@@ -10,9 +10,9 @@ from commands import refuse, succeed
 
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import load_model
 from marval_ray.presets import MODELS
 from marval_ray.prompts import class_prompts
 from marval_ray.rewards import load_reward

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from test_weights import SMALL_KL, ldm_state, same
 
-from marval_ray.families.mar.codec import TINY, WEIGHTS, KLConfig, load_vae
+from marval_ray.families.mar.autoencoder import TINY, WEIGHTS, KLConfig, load_vae
 
 OLD = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
 

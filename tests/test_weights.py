@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from marval_ray.average import EMA
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.checkpoint import load_model, read_config, save_model
-from marval_ray.families.mar.codec import KL16, TINY, KLConfig, ldm_name, load_ldm_state, load_vae
+from marval_ray.families.mar.autoencoder import KL16, TINY, KLConfig, ldm_name, load_ldm_state, load_vae
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.fit import load_strictly
 from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import load_model, read_config, save_model
 from marval_ray.presets import MODELS, PRESETS
 
 SMALL = ModelConfig(

@@ -3,32 +3,31 @@
 from pathlib import Path
 
 from actors.crew.rollout import own_device
-from marval_ray.config import GuardConfig, ModelConfig
+from marval_ray.config import GuardConfig
 from marval_ray.evaluation.scores import Evaluator, Scores
-from marval_ray.families.generate import class_labels, student_generation
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.families.mar.model import MAR
+from marval_ray.families.base import FamilyConfig
+from marval_ray.families.generation import student_generation
 from marval_ray.files.flat import unpack
-from marval_ray.types import Weights
+from marval_ray.types import Prompts, Weights
 
 
 class Judge:
-    """Samples the student that it is handed, and measures it with the frozen evaluator."""
+    """Samples the student that it is handed, for all prompts in turn, and measures it with the frozen evaluator."""
 
     def __init__(
-        self, config: ModelConfig, vae: Path, classifier: Path, reference: Path, guard: GuardConfig, threads: int = 1
-    ):
+        self, config: FamilyConfig, codec: Path, classifier: Path, reference: Path, prompts: Prompts, guard: GuardConfig,
+        threads: int = 1,
+    ):  # fmt: skip
         device = own_device(threads)
-        self.model = MAR(config).eval().requires_grad_(False).to(device)
-        self.generation = student_generation(self.model, load_vae(vae).to(device), guard.loops)
+        self.model = config.family.build(config).eval().requires_grad_(False).to(device)
+        self.generation = student_generation(self.model, config.family.codec(codec, config).to(device), guard.loops)
         self.evaluator = Evaluator.load(classifier, reference)
-        self.guard = guard
+        self.prompts, self.guard = prompts.in_turn(guard.samples), guard
 
     def start(self) -> None:
         """Answer, which takes a worker whose constructor is done."""
 
     def look(self, weights: Weights) -> Scores:
-        """Scores of `guard.samples` images."""
+        """Score `guard.samples` images."""
         unpack(weights, dict(self.model.named_parameters()))
-        labels = class_labels(self.model.config.num_classes, self.guard.samples)
-        return self.evaluator.score(self.generation.images(labels, self.guard.seed), labels)
+        return self.evaluator.score(self.generation.images(self.prompts, self.guard.seed), self.prompts.labels)

@@ -7,28 +7,38 @@ import torch
 from torch import Tensor
 
 from actors.crew.rollout import own_device
-from marval_ray.families.generate import Generation
+from marval_ray.families.generation import Generation
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
-class Elsewhere(Generation):
-    """Draws its images in a Ray task that has a GPU, or a share of one."""
+class Elsewhere:
+    """A painter whose images are drawn in a Ray task that has a GPU, or a share of one."""
 
+    generation: Generation
     gpus: float = 1.0
 
-    @classmethod
-    def of(cls, generation: Generation, gpus: float) -> "Elsewhere":
-        return cls(**vars(generation), gpus=gpus)
+    @property
+    def loops(self) -> int:
+        return self.generation.loops
 
-    def images(self, labels: Tensor, seed: int, progress: str | None = None) -> Tensor:
-        """As Generation.images; the bar is the task's."""
-        drawn: Tensor = ray.get(draw.options(num_gpus=self.gpus).remote(self, labels, seed, progress))
+    @property
+    def batch(self) -> int:
+        return self.generation.batch
+
+    def with_loops(self, loops: int) -> "Elsewhere":
+        return Elsewhere(self.generation.with_loops(loops), self.gpus)
+
+    def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Tensor:
+        """Draw as Generation.images does; the bar is the task's."""
+        drawn: Tensor = ray.get(draw.options(num_gpus=self.gpus).remote(self.generation, prompts, seed, progress))
         return drawn
 
 
 @ray.remote
-def draw(generation: Generation, labels: Tensor, seed: int, progress: str | None) -> Tensor:
+def draw(generation: Generation, prompts: Prompts, seed: int, progress: str | None) -> Tensor:
+    """Draw on the GPU that Ray gave this task, in bfloat16, or on its CPU."""
     device = own_device(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    moved = replace(generation, model=generation.model.to(device, dtype), vae=generation.vae.to(device))
-    return Generation.images(moved, labels, seed, progress)  # here, not elsewhere again
+    moved = replace(generation, model=generation.model.to(device, dtype), codec=generation.codec.to(device))
+    return moved.images(prompts, seed, progress)

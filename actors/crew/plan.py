@@ -4,23 +4,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.learning.gsim import GSIMRun
-from marval_ray.config import GuardConfig, LearnerConfig, ModelConfig, RLConfig
-from marval_ray.diffusion.samplers import Exploring, OneStep, TokenSampler
+from marval_ray.config import GuardConfig, LearnerConfig, RLConfig
+from marval_ray.families.base import FamilyConfig
+from marval_ray.reinforce.objective import check_objective
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
 class Plan:
     """An RL stage. `judge` is a classifier and reference statistics, or None without held-out figures."""
 
-    model: ModelConfig
+    model: FamilyConfig
     rl: RLConfig
     guard: GuardConfig
     learner: LearnerConfig
     student: Path
     gsim: GSIMRun
     """Where the GSIM loss comes from when it has a weight."""
-    vae: Path
-    prompts: tuple[str, ...]
+    codec: Path
+    prompts: Prompts
+    """All that images are drawn for: of models of classes, one of each class."""
     judge: tuple[Path, Path] | None
     measured: int = 500
     """Images on which the reward is measured before and after."""
@@ -28,12 +31,6 @@ class Plan:
 
     def __post_init__(self) -> None:
         rl, batch = self.rl, self.learner.batch
+        check_objective(self.model, rl)
         if rl.estimator == "policy" and batch % rl.group:
             raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
-
-
-def rollout_sampler(model: ModelConfig, rl: RLConfig) -> TokenSampler:
-    """How rollouts are drawn: with exploration for the policy gradient."""
-    if rl.estimator == "policy":
-        return Exploring(model.student_timestep, rl.exploration)
-    return OneStep(model.student_timestep)

@@ -5,14 +5,12 @@ parts come back in the order of the requests: results do not depend on timing. C
 restarts and retries recover a lost worker; `Patience` makes a lost one of any that does not answer in time.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import ray
 import torch
 from ray.util.placement_group import PlacementGroup
@@ -21,7 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.errors import WorkerError
 from actors.patience import Patience
 from marval_ray.config import RLConfig, RoleConfig
-from marval_ray.types import Delivery, Request, Weights
+from marval_ray.reinforce.requests import requests
+from marval_ray.types import Delivery, Prompts, Weights
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,11 @@ class Feed:
     """Keeps `config.queue` batches in flight beyond the one that is learnt from. Lives in one process of the learner."""
 
     def __init__(
-        self, crew: Crew, config: RLConfig, batch: int, num_classes: int, seed: int, stopping: Callable[[], bool] = lambda: False
+        self, crew: Crew, config: RLConfig, batch: int, prompts: Prompts, seed: int, stopping: Callable[[], bool] = lambda: False
     ):
         """stopping: whether to give up waiting for a batch."""
         self.crew, self.config, self.batch_size = crew, config, batch
-        self.num_classes, self.seed = num_classes, seed
+        self.prompts, self.seed = prompts, seed
         self.transport = TRANSPORTS[config.transport]()
         self.patience = Patience(crew.answer_seconds, stopping)
         self.flights: dict[int, list[InFlight]] = {}
@@ -135,7 +134,7 @@ class Feed:
 
     def _submit(self, step: int) -> None:
         flights = []
-        for number, request in enumerate(requests(self.config, self.batch_size, self.num_classes, self.seed, step)):
+        for number, request in enumerate(requests(self.config, self.batch_size, self.prompts, self.seed, step)):
             rollout, reward = number % len(self.crew.rollouts), number % len(self.crew.rewards)
             drawn = self.crew.rollouts[rollout].generate.remote(self.weights, request)
             flights.append(InFlight(drawn, self.crew.rewards[reward].score.remote(drawn), rollout, reward))
@@ -163,20 +162,3 @@ def about(rewards: Sequence[str]) -> Iterator[None]:
         yield
     except WorkerError as error:
         raise WorkerError(f"{error} (rewards: {', '.join(rewards)})") from error
-
-
-def requests(config: RLConfig, batch: int, num_classes: int, seed: int, step: int) -> list[Request]:
-    """The requests of batch `step`. Labels come in turn from a permutation of the classes; policy gradients want
-    `group` images of each."""
-    repeat = config.group if config.estimator == "policy" else 1
-    prompts = math.ceil(batch / repeat)
-    first, last = step * prompts, (step + 1) * prompts
-    rounds = range(first // num_classes, (last - 1) // num_classes + 1)
-    classes = np.concatenate([np.random.default_rng((seed, number)).permutation(num_classes) for number in rounds])
-    start = first - rounds.start * num_classes
-    labels = torch.from_numpy(classes[start : start + prompts].repeat(repeat)[:batch])
-    indices = range(step * batch, (step + 1) * batch)
-    return [
-        Request(seed, tuple(indices[i : i + config.chunk]), labels[i : i + config.chunk])
-        for i in range(0, batch, config.chunk)
-    ]

@@ -6,29 +6,29 @@ from functools import cached_property
 from pathlib import Path
 
 from actors.crew.rollout import own_device
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.codec import load_vae
+from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward
 from marval_ray.types import Delivery, Drawn, Scored
 
 
 class RewardWorker:
-    """`rewards` are [WEIGHT*]KIND:PLACE; `prompts` has one of each class.
+    """`rewards` are [WEIGHT*]KIND:PLACE.
 
     It loads them at its first call: what is wrong with them is then an answer, which Ray would not print and try again.
     """
 
     def __init__(
-        self, config: ModelConfig, vae: Path, rewards: Sequence[str], prompts: Sequence[str], threads: int = 1
+        self, config: FamilyConfig, codec: Path, rewards: Sequence[str], threads: int = 1
     ):
         self.device = own_device(threads)
-        self.config, self.vae, self.rewards, self.prompts = config, vae, rewards, prompts
+        self.config, self.codec, self.rewards = config, codec, rewards
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Decoder and rewards."""
-        return Scorer(load_vae(self.vae).to(self.device), load_reward(self.rewards, self.device), self.prompts, self.config)
+        """Codec and rewards."""
+        codec = self.config.family.codec(self.codec, self.config).to(self.device)
+        return Scorer(codec, load_reward(self.rewards, self.device))
 
     def start(self) -> None:
         """Load what it works with. Raises what loading raises."""
@@ -38,6 +38,6 @@ class RewardWorker:
         """Score the images of a rollout."""
         began = time.perf_counter()
         rollout = drawn.rollout
-        scored = self.scorer(rollout.tokens.to(self.device), rollout.labels)
+        scored = self.scorer(rollout.tokens.to(self.device), rollout.prompts)
         gradient = None if scored.gradient is None else scored.gradient.float().cpu()
         return Delivery(rollout, Scored(scored.score.cpu(), gradient), drawn.seconds, time.perf_counter() - began)

@@ -3,24 +3,24 @@
 import time
 
 import torch
-from torch import Tensor
 
-from marval_ray.config import ModelConfig
 from marval_ray.diffusion.samplers import TokenSampler
-from marval_ray.families.mar.loop import Draws, sample_tokens
-from marval_ray.families.mar.model import MAR
+from marval_ray.draws import Draws
+from marval_ray.families.base import FamilyConfig
 from marval_ray.files.flat import unpack
-from marval_ray.types import Drawn, Request, Rollout, Weights
+from marval_ray.types import Drawn, Request, Rollout, Tokens, Weights
 
 
 class RolloutWorker:
     """Weights are an argument of every call and kept by version: a restarted worker needs no other state."""
 
-    def __init__(self, config: ModelConfig, sampler: TokenSampler, loops: int, threads: int = 1):
+    def __init__(self, config: FamilyConfig, sampler: TokenSampler, loops: int, threads: int = 1):
         self.device = own_device(threads)
         # Autocast would round all weights anew in every loop.
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.model = MAR(config).eval().requires_grad_(False).to(self.device, dtype)
+        self.family = config.family
+        self.model = self.family.build(config).eval().requires_grad_(False).to(self.device, dtype)
+        self.conditioner = self.family.conditioner(config, self.device)
         self.sampler, self.loops = sampler, loops
         self.held: tuple[int, int] | None = None
 
@@ -32,15 +32,10 @@ class RolloutWorker:
         """Draw the images of `request`. Raises ValueError when the weights are damaged or of another model."""
         began = time.perf_counter()
         self._use(weights)
-        c = self.model.config
-        draws = Draws.from_seed(
-            request.seed, list(request.indices), c.num_tokens, c.token_channels, self.sampler.noise_steps
-        )
-        labels = request.labels.to(self.device)
-        tokens: Tensor = sample_tokens(self.model, self.sampler, labels, draws.to(self.device), self.loops)
-        rollout = Rollout(
-            tokens.float().cpu(), request.labels, request.seed, request.indices, weights.version, weights.checksum
-        )
+        draws = Draws(request.seed, request.indices)
+        *_, tokens = self.family.reveal(self.model, self.sampler, self.conditioner(request.prompts), draws, self.loops)
+        drawn = Tokens(tokens.values.float(), tokens.codes, tokens.revealed).to("cpu")
+        rollout = Rollout(drawn, request.prompts, request.seed, request.indices, weights.version, weights.checksum)
         return Drawn(rollout, time.perf_counter() - began)
 
     def _use(self, weights: Weights) -> None:
@@ -50,7 +45,7 @@ class RolloutWorker:
 
 
 def own_device(threads: int) -> torch.device:
-    """The GPU that Ray gave this process, or the CPU with `threads` threads."""
+    """Return the GPU that Ray gave this process, or the CPU with `threads` threads."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     torch.set_num_threads(threads)

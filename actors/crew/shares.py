@@ -1,12 +1,13 @@
 """Batches of scored rollouts: put together from their parts, shared out among the learner's ranks."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from actors.crew.pool import Feed
-from marval_ray.types import Delivery, Rollout, Scored
+from marval_ray.types import Delivery, Prompts, Rollout, Scored, Tokens, Weights
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
     first = deliveries[0].rollout
     rollout = replace(
         first,
-        tokens=torch.cat([d.rollout.tokens for d in deliveries]),
-        labels=torch.cat([d.rollout.labels for d in deliveries]),
+        tokens=Tokens.cat([d.rollout.tokens for d in deliveries]),
+        prompts=Prompts.cat([d.rollout.prompts for d in deliveries]),
         indices=sum((d.rollout.indices for d in deliveries), ()),
     )
     gradients = [d.scored.gradient for d in deliveries if d.scored.gradient is not None]
@@ -33,15 +34,9 @@ def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
 
 def split(rollout: Rollout, scored: Scored, parts: int) -> list[tuple[Rollout, Scored]]:
     """Equal parts, in order."""
-    size = len(rollout.labels) // parts
+    size = len(rollout) // parts
     cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
-    return [
-        (
-            replace(rollout, tokens=rollout.tokens[c], labels=rollout.labels[c], indices=rollout.indices[c]),
-            Scored(scored.score[c], None if scored.gradient is None else scored.gradient[c]),
-        )
-        for c in cuts
-    ]
+    return [(rollout[cut], scored[cut]) for cut in cuts]
 
 
 def flow_metrics(deliveries: Sequence[Delivery], waited: float, passed: float, step: int, feed: Feed) -> dict[str, float]:
@@ -49,7 +44,7 @@ def flow_metrics(deliveries: Sequence[Delivery], waited: float, passed: float, s
 
     waited: seconds that the learner stood still for it; passed: seconds since the batch before it.
     """
-    images = sum(len(d.rollout.labels) for d in deliveries)
+    images = sum(len(d.rollout) for d in deliveries)
     rollout, reward = (sum(d.rollout_seconds for d in deliveries), sum(d.reward_seconds for d in deliveries))
     return {
         "flow/rollout_ms": 1e3 * rollout / images,
@@ -64,3 +59,24 @@ def flow_metrics(deliveries: Sequence[Delivery], waited: float, passed: float, s
         "flow/sync_megabytes": feed.sync_bytes / 1e6,
         "flow/replaced_workers": feed.replaced,
     }
+
+
+class Shares:
+    """Deals the batches of a feed out to the ranks, and takes the time. Lives on rank 0."""
+
+    def __init__(self, feed: Feed, ranks: int):
+        self.feed, self.ranks = feed, ranks
+        self.delivered = time.perf_counter()
+
+    def begin(self, step: int, weights: Weights) -> None:
+        """Start with batch `step`, drawn with `weights`."""
+        self.feed.begin(step, weights)
+        self.delivered = time.perf_counter()
+
+    def deal(self, step: int) -> list[Share]:
+        """Return the parts of batch `step`, one a rank. Raises what `Feed.batch` raises."""
+        began = time.perf_counter()
+        deliveries = self.feed.batch(step)
+        before, self.delivered = self.delivered, time.perf_counter()
+        flow = flow_metrics(deliveries, self.delivered - began, self.delivered - before, step, self.feed)
+        return [Share(*part, flow) for part in split(*joined(deliveries), self.ranks)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -20,7 +19,7 @@ from actors.learning.engine import make_engine, update, whole_parameters
 from marval_ray.average import EMA
 from marval_ray.config import LearnerConfig
 from marval_ray.distil.student import Student
-from marval_ray.families.mar.model import MAR
+from marval_ray.families.base import Backbone
 from marval_ray.files.atomic import atomic_path, write_json
 
 
@@ -35,13 +34,13 @@ class Learner(ABC):
     """
 
     def __init__(
-        self, student: MAR, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
+        self, student: Backbone, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
     ):
         """warm_start: of the average, see EMA."""
         self.config, self.seed, self.device = config, seed, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.student = make_engine(Student(student), config, config.lr, device)
-        with whole_parameters(self.student, self.student.module.mar) as parameters:
+        with whole_parameters(self.student, self.student.module.backbone) as parameters:
             start = EMA.warm_start_of(config.steps, config.ema) if warm_start else 0
             self.ema = EMA(parameters, config.ema, start) if self.rank == 0 else None
         self.bad_steps = self.skipped = 0
@@ -64,7 +63,7 @@ class Learner(ABC):
     def update_student(self, loss: Tensor, step: int) -> dict[str, Tensor]:
         """One optimiser step and one of the average; metrics."""
         norm = update(self.student, loss, self.config.lr * self.lr_scale * self.config.lr_factor(step))
-        with whole_parameters(self.student, self.student.module.mar) as parameters:
+        with whole_parameters(self.student, self.student.module.backbone) as parameters:
             if self.ema is not None:
                 self.ema.update(parameters)
         return {"student/gradient_norm": norm}
@@ -84,10 +83,6 @@ class Learner(ABC):
                 f"{self.bad_steps} updates in a row were not finite (last: {', '.join(bad)} at update {step}); "
                 "lower learner.lr and learner.auxiliary_lr, or check the latents' scale"
             )
-
-    def generator(self, step: int, index: int = 0) -> torch.Generator:
-        (seed,) = np.random.SeedSequence((self.seed, step, index, self.rank)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(seed))
 
     def save(self, folder: Path, step: int) -> None:
         """Write everything that update `step` (the next one) depends on. Every rank calls this."""

@@ -10,7 +10,7 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.crew.judge import Judge
-from actors.crew.plan import Plan, rollout_sampler
+from actors.crew.plan import Plan
 from actors.crew.pool import Crew, Feed, about, hire
 from actors.crew.reward import RewardWorker
 from actors.crew.rollout import RolloutWorker
@@ -21,10 +21,10 @@ from actors.learning.watch import BEST
 from actors.patience import Patience, started
 from actors.resources import resources
 from marval_ray.config import RLConfig
-from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
-from marval_ray.types import Drawn, Rollout
+from marval_ray.reinforce.objective import rollout_sampler
+from marval_ray.types import Drawn, Rollout, Tokens
 
 MEASURED_BATCH = 1_000_000
 """Number of the batch on which the reward is measured: no update comes so far."""
@@ -69,10 +69,10 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
     first = own[: rl.rollout.count]
     second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
     rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl), rl.loops)
-    rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.vae, rl.rewards, plan.prompts)
+    rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.codec, rl.rewards)
     judge = None
     if plan.judge is not None:
-        (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.vae, *plan.judge, plan.guard)
+        (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.codec, *plan.judge, plan.prompts, plan.guard)
     crew = Crew(rollouts, rewards, judge)
     try:
         # One that is replaced has to start again before it answers, on a machine that is then busy.
@@ -91,12 +91,11 @@ def try_reward(plan: Plan) -> None:
     Raises WorkerError when it is.
     """
     c, rl = plan.model, plan.rl
-    labels = torch.arange(2) % c.num_classes
     noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
-    drawn = Drawn(Rollout(noise, labels, 0, (0, 1), 0, 0), 0.0)
+    drawn = Drawn(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), 0, 0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
-        (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.vae, rl.rewards, plan.prompts)
+        (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.codec, rl.rewards)
         with about(rl.rewards):
             patience = Patience(rl.timeout + 2 * started({"reward-0": worker}), replacements=0)
             patience.results([worker.score.remote(drawn)], lambda _: {"reward-0": worker})
@@ -118,8 +117,8 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:
     """Scores of `measured` images of a student, the same seeds and classes each time."""
-    weights: dict[str, torch.Tensor] = dict(load_model(checkpoint, plan.model).named_parameters())
-    feed = Feed(crew, plan.rl, plan.measured, plan.model.num_classes, plan.seed + 1)
+    weights: dict[str, torch.Tensor] = dict(plan.model.family.read(checkpoint, plan.model).named_parameters())
+    feed = Feed(crew, plan.rl, plan.measured, plan.prompts, plan.seed + 1)
     feed.publish(pack(weights, -1, DTYPES[plan.rl.weight_dtype]))
     _, scored = joined(feed.whole_batch(MEASURED_BATCH))
     return scored.score

@@ -20,7 +20,7 @@ from actors.serving.body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
 from actors.serving.border import Head, Hosts, SafeHeaders, failed
 from actors.serving.image_request import FIELDS, Card, ImageRequest, check_model, wishes_of
 from actors.serving.refusals import BUSY, Busy, Refused, add_errors, error
-from marval_ray.families.mar.batching import Wish
+from marval_ray.families.base import Wish
 
 Result = TypeVar("Result")
 
@@ -248,7 +248,8 @@ def answer(card: Card, wishes: list[Wish], pictures: list[Png]) -> dict[str, Any
     data = [entry(wish, picture.content) for wish, picture in zip(wishes, pictures, strict=True)]
     return {
         "created": int(time.time()), "data": data, "output_format": "png", "size": card.shape, "model": card.name,
-        "model_version": pictures[0].version, "class": card.classes[wishes[0].label], "steps": wishes[0].loops,
+        "model_version": pictures[0].version, "steps": wishes[0].loops,
+        **({"class": wishes[0].prompt.texts[0]} if card.classes else {}),
     }  # fmt: skip
 
 

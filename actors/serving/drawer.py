@@ -15,13 +15,11 @@ from ray.util.metrics import Counter, Histogram
 
 from actors.serving.api import Look, Png, State
 from actors.serving.endpoint_config import EndpointConfig
-from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, check_draws
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.batching import Wish
-from marval_ray.families.mar.checkpoint import load_model, read_config
-from marval_ray.families.mar.codec import load_vae
+from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, canary, check_draws
+from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.images import encode_png
-from marval_ray.hub.source import newest_of, students, vae_beside
+from marval_ray.hub.layout import codec_beside, load_model, read_config
+from marval_ray.hub.students import newest_of, students
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -53,11 +51,11 @@ class RayObserver(Observer):
 class Sampler:
     """Draws single images; those that are asked for at the same time share batches."""
 
-    def __init__(self, config: EndpointConfig, model: ModelConfig, vae: Path):
-        self.options, self.model, self.vae_path = config, model, vae
+    def __init__(self, config: EndpointConfig, model: FamilyConfig, codec: Path):
+        self.options, self.model, self.codec_path = config, model, codec
         self.unfinished, self.most = 0, config.batch + config.queue
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.vae = load_vae(vae).to(self.device)
+        self.codec = model.family.codec(codec, model).to(self.device)
         self.thread: SamplerThread | None = None
         self.refused: str | None = None
 
@@ -85,7 +83,7 @@ class Sampler:
         threads = self.options.threads or len(os.sched_getaffinity(0))
         thread = SamplerThread(served, self.options.batch, threads, RayObserver())
         thread.start()
-        warm = [thread.submit(Wish(0, seed, loops=2)) for seed in range(self.options.batch)]
+        warm = [thread.submit(canary(self.model, seed)) for seed in range(self.options.batch)]
         await asyncio.gather(*(asyncio.wrap_future(ticket.picture) for ticket in warm))
         self.thread = thread
 
@@ -103,10 +101,10 @@ class Sampler:
         """Raises ValueError when the student is damaged, another model's, or draws nothing."""
         if read_config(student.parent) != self.model:
             raise ValueError(f"{student} is a student of another model: start a server of its own for it")
-        if self.options.vae is None and vae_beside(student) != self.vae_path:
-            raise ValueError(f"{student} draws for another autoencoder, {vae_beside(student)}: start a server of its own for it")
+        if self.options.vae is None and codec_beside(student) != self.codec_path:
+            raise ValueError(f"{student} draws for another autoencoder, {codec_beside(student)}: start a server of its own for it")
         model = load_model(student, self.model).to(self.device, DTYPES[self.options.dtype]).eval()
-        served = Served(model, self.vae, version_of(student))
+        served = Served(model, self.codec, version_of(student))
         check_draws(served, student)
         return served
 

@@ -16,9 +16,9 @@ from actors.serving.endpoint_config import EndpointConfig, read_key
 from actors.serving.image_request import Card
 from actors.serving.replica import Api
 from marval_ray.class_names import names_of
-from marval_ray.config import ModelConfig
-from marval_ray.families.mar.checkpoint import read_config
-from marval_ray.hub.source import student_of, vae_beside
+from marval_ray.families.base import FamilyConfig
+from marval_ray.hub.layout import codec_beside, read_config
+from marval_ray.hub.students import student_of
 
 API_CPUS = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -38,7 +38,7 @@ def application(config: EndpointConfig) -> serve.Application:
     key = read_key(config.key_file)  # here: other machines have neither this one's files nor its environment
     student = student_of(config.checkpoint)
     model = read_config(student.parent)
-    vae = config.vae or vae_beside(student)
+    codec = config.vae or codec_beside(student)
     sampler = serve.deployment(
         name="Sampler", user_config=user_config(config.checkpoint),
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": {"env_vars": KEEP_MEMORY}},
@@ -54,7 +54,7 @@ def application(config: EndpointConfig) -> serve.Application:
         health_check_period_s=5, health_check_timeout_s=30, graceful_shutdown_timeout_s=config.deadline,
     )(serve.ingress()(Api))  # fmt: skip
     card = card_of(replace(config, checkpoint=student), model)
-    return api.bind(card, config, key, sampler.bind(config, model, vae))
+    return api.bind(card, config, key, sampler.bind(config, model, codec))
 
 
 def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
@@ -62,11 +62,11 @@ def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
     return {"Sampler": [resources(config.cpus, config.gpus)] * config.min_replicas, "Api": [resources(API_CPUS, 0)]}
 
 
-def card_of(config: EndpointConfig, model: ModelConfig) -> Card:
+def card_of(config: EndpointConfig, model: FamilyConfig) -> Card:
     """Raises ValueError when the names of the classes are unknown or `steps` is too large."""
     if config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
-    names = names_of(config.checkpoint, model.num_classes, config.classes)
+    names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)
     return Card(config.name, names, model.num_tokens, config.steps, model.image_size)
 
 

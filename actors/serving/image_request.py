@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors.serving.refusals import Refused
 from marval_ray.class_names import find_class
-from marval_ray.families.mar.batching import Wish
+from marval_ray.families.base import Wish
+from marval_ray.types import Prompts
 
 SEEDS = 2**32
 MAX_IMAGES = 16
@@ -57,7 +59,7 @@ FIELDS = ", ".join(field.alias or name for name, field in ImageRequest.model_fie
 
 @dataclass(frozen=True)
 class Card:
-    """What is served, for those who ask and for checks. size: rows and columns of an image."""
+    """What is served, for those who ask and for checks. classes: none for models that read texts. size: rows and columns of an image."""
 
     name: str
     classes: tuple[str, ...]
@@ -81,14 +83,26 @@ def wishes_of(request: ImageRequest, card: Card) -> list[Wish]:
     if steps > card.max_steps:
         raise Refused(422, f"steps: {steps} is more than the {card.max_steps} tokens of an image", "steps")
     first = secrets.randbelow(SEEDS) if request.seed is None else request.seed
-    label = label_of(request, card.classes)
-    return [Wish(label, (first + i) % SEEDS, loops=steps, temperature=request.temperature) for i in range(request.n)]
+    prompt = prompt_of(request, card.classes)
+    return [Wish(prompt, (first + i) % SEEDS, loops=steps, temperature=request.temperature) for i in range(request.n)]
 
 
 def check_model(name: str, card: Card) -> None:
     """Raise Refused unless `name` is the model that is served."""
     if name != card.name:
         raise Refused(404, f"model {ascii(name[:200])} is not served here; {card.name!r} is", "model")
+
+
+def prompt_of(request: ImageRequest, names: Sequence[str]) -> Prompts:
+    """Return the prompt of all images: of a model of classes the class. Raises Refused."""
+    if names:
+        label = label_of(request, names)
+        return Prompts((names[label],), torch.tensor([label]))
+    if request.label is not None:
+        raise Refused(400, "this model has no classes: say with prompt what to draw", "class")
+    if request.prompt is None:
+        raise Refused(400, "give prompt: a text that says what to draw", "prompt")
+    return Prompts((request.prompt,))
 
 
 def label_of(request: ImageRequest, names: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from actors.serving.api import Backend, Look, Png, Rules, State, make_app
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.image_request import Card
 from actors.serving.refusals import Busy
-from marval_ray.families.mar.batching import Wish
+from marval_ray.families.base import Wish
 
 
 class Api:

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from marval_ray.families.generate import decode_tokens
-from marval_ray.families.mar.batching import Drawing, Wish, advance, begin
-from marval_ray.families.mar.codec import VAE
-from marval_ray.families.mar.model import MAR
+from marval_ray.families.base import Backbone, Codec, Drawing, FamilyConfig, Wish
 from marval_ray.files.images import to_pixels
+from marval_ray.types import Prompts, Tokens
 
 Preview = Callable[[int, np.ndarray], None]
 """Gets the number of loops that are done, and the pixels (H, W, C) so far."""
@@ -26,9 +24,22 @@ Preview = Callable[[int, np.ndarray], None]
 class Served:
     """The student in use. version: names its weights."""
 
-    model: MAR
-    vae: VAE
+    model: Backbone
+    codec: Codec
     version: str
+
+    def begin(self, wish: Wish) -> Drawing:
+        """Begin an image."""
+        return self.model.config.family.begin(wish, self.model)
+
+    def advance(self, drawings: Sequence[Drawing]) -> None:
+        """Run one loop of each; none is finished."""
+        self.model.config.family.advance(drawings)
+
+    @torch.inference_mode()
+    def pixels(self, drawings: Sequence[Drawing]) -> UInt8[np.ndarray, "N H W C"]:
+        """Decode drawings, finished or not; what is not drawn yet is an empty latent."""
+        return to_pixels(self.codec.decode(Tokens.cat([drawing.tokens for drawing in drawings])))
 
 
 @dataclass(frozen=True)
@@ -131,14 +142,14 @@ class SamplerThread(threading.Thread):
             if ticket is None:
                 return
             if not ticket.abandoned:
-                self.active.append(_Active(ticket, self.served, begin(ticket.wish, self.served.model)))
+                self.active.append(_Active(ticket, self.served, self.served.begin(ticket.wish)))
                 self.observer.began(perf_counter() - ticket.asked)
 
     def _advance(self, items: list[_Active]) -> None:
-        began = perf_counter()
-        advance([item.drawing for item in items])
+        began, served = perf_counter(), items[0].served
+        served.advance([item.drawing for item in items])
         due = [item for item in items if item.due]
-        for item, pixels in zip(due, decode(items[0].served, [item.drawing for item in due]) if due else [], strict=True):
+        for item, pixels in zip(due, served.pixels([item.drawing for item in due]) if due else [], strict=True):
             if item.ticket.abandoned:  # its event loop may be gone
                 continue
             if not item.drawing.finished and item.ticket.on_preview:
@@ -149,18 +160,17 @@ class SamplerThread(threading.Thread):
         self.observer.batch(len(items), perf_counter() - began)
 
 
+def canary(config: FamilyConfig, seed: int = 0) -> Wish:
+    """Return an image that any student of this config can draw."""
+    label = None if config.num_classes is None else torch.zeros(1, dtype=torch.int64)
+    return Wish(Prompts(("a picture",), label), seed, loops=2)
+
+
 def check_draws(served: Served, student: Path) -> None:
     """Raise ValueError when the student's image of a fixed seed is blank or has numbers that are not finite."""
-    drawing = begin(Wish(label=0, seed=0, loops=2), served.model)
+    drawing = served.begin(canary(served.model.config))
     while not drawing.finished:
-        advance([drawing])
-    (pixels,) = decode(served, [drawing])
-    if not drawing.tokens.isfinite().all() or pixels.min() == pixels.max():
+        served.advance([drawing])
+    (pixels,) = served.pixels([drawing])
+    if not drawing.tokens.values.isfinite().all() or pixels.min() == pixels.max():
         raise ValueError(f"{student} draws blank images or numbers that are not finite: train it again, or take another")
-
-
-@torch.inference_mode()
-def decode(served: Served, drawings: Sequence[Drawing]) -> UInt8[np.ndarray, "N H W C"]:
-    """Pixels of drawings, finished or not; what is not drawn yet is an empty latent."""
-    tokens = torch.stack([drawing.tokens for drawing in drawings])
-    return to_pixels(decode_tokens(tokens, served.vae, served.model.config))

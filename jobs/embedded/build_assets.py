@@ -1,6 +1,6 @@
 """Write the embedded default from what was trained: models, a slice of images and latents, reference statistics."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,12 +9,14 @@ import torch
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.classifier import load_classifier
-from marval_ray.evaluation.scores import Statistics, classify
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import load_vae
+from marval_ray.evaluation.scores import classify
+from marval_ray.evaluation.statistics import Statistics
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.fit import save_weights
 from marval_ray.files.images import read_images, to_tensor
+from marval_ray.files.places import portable
+from marval_ray.hub.layout import described, load_model
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def write_model(source: Path, target: Path) -> None:
     """Half-precision weights, and a config that names the autoencoder."""
     model = load_model(source)
     save_weights(target, model.state_dict(), torch.float16)
-    write_json(target.parent / "config.json", {"model": asdict(model.config), "vae": assets_index.portable(assets_index.VAE)})
+    write_json(target.parent / "config.json", described(model.config) | {"vae": portable(assets_index.VAE)})
 
 
 def slice_parquet(source: Path, target: Path, rows: int) -> None:

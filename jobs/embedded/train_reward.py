@@ -23,17 +23,19 @@ from marval_ray.config import check_seed
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.embedded.preference import Pairs, Pool, flipped, preference_loss
-from marval_ray.families.generate import class_labels, student_generation
-from marval_ray.families.mar.checkpoint import load_model
-from marval_ray.families.mar.codec import VAE, load_vae
+from marval_ray.families.generation import student_generation
+from marval_ray.families.mar.autoencoder import VAE, load_vae
+from marval_ray.families.mar.codec import KLCodec
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import crop_to, read_images, to_tensor
 from marval_ray.files.latents import LatentDataset
+from marval_ray.hub.layout import load_model
 from marval_ray.prompts import TEMPLATE, class_prompts
 from marval_ray.rewards.clip import CLIPReward
 
 TEMPLATES = (TEMPLATE, "A photo of {}", "{}", "An image of the class {}")
 SIDE = 28
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,17 @@ def main(config: Config) -> None:
 
 def make_pairs(config: Config, vae: VAE, images: Path, samples: int, seed: int) -> Pairs:
     pixels, targets = read_images(images)
-    labels = class_labels(len(CLASS_NAMES), samples)
+    asked = torch.arange(samples) % len(CLASS_NAMES)
+    prompts = Prompts.of_labels(asked)
     student, teacher = load_model(config.student), load_model(config.teacher)
-    distilled = student_generation(student, vae, config.loops).images(labels, seed, "student")
-    one_step = student_generation(teacher, vae, config.loops).images(labels, seed, "one step of the teacher")
+    distilled = student_generation(student, KLCodec(vae, student.config), config.loops).images(prompts, seed, "student")
+    one_step = student_generation(teacher, KLCodec(vae, teacher.config), config.loops).images(prompts, seed, "one step of the teacher")
     shape = student.config.latent_shape
     latents, classes = LatentDataset(config.latents, shape).batch(seed, 0, samples)
     return Pairs(
         Pool(to_tensor(pixels), torch.from_numpy(targets.copy())),
-        Pool(distilled, labels),
-        Pool(one_step, labels),
+        Pool(distilled, asked),
+        Pool(one_step, asked),
         Pool(decode(vae, spoiled(latents, seed)), classes),
     )
 
@@ -203,7 +206,7 @@ def class_accuracy(reward: CLIPReward, pool: Pool) -> float:
 @torch.no_grad()
 def ranked(reward: CLIPReward, pairs: Pairs) -> dict[str, float]:
     """Share of 1,000 held-out pairs of each kind in which the preferred image scores higher."""
-    labels = class_labels(len(CLASS_NAMES), 1000)
+    labels = torch.arange(1000) % len(CLASS_NAMES)
     texts = reward.text_features([class_prompts(CLASS_NAMES)[label] for label in labels.tolist()])
     shares = {}
     for kind in Pairs.KINDS:

@@ -16,12 +16,14 @@ from marval_ray import cli
 from marval_ray.average import EMA
 from marval_ray.config import check_seed
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.mar.checkpoint import load_model, save_model
-from marval_ray.families.mar.loss import context_loss
+from marval_ray.families.loss import context_loss
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
 from marval_ray.families.mar.model import MAR, gather_tokens, patchify
 from marval_ray.files.atomic import atomic_path
+from marval_ray.files.fit import load_strictly
 from marval_ray.files.latents import LatentDataset, check_latents
+from marval_ray.files.tensors import read_state
+from marval_ray.hub.layout import save_model
 from marval_ray.presets import MODELS
 
 
@@ -60,7 +62,7 @@ def learning_rate_factor(step: int, config: Config) -> float:
 
 def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) -> dict[str, Tensor]:
     """Back-propagate one batch; all draws come from (seed, step)."""
-    device = model.mask_token.device
+    device = model.device
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
     latents, labels = dataset.batch(config.seed, step, config.batch)
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
@@ -75,9 +77,11 @@ def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     c = MODELS[config.preset]
-    check_latents(config.latents, c)
-    dataset = LatentDataset(config.latents, (c.latent_channels, c.latent_size, c.latent_size))
-    model = (load_model(config.init, c) if config.init else MAR(c)).to(device)
+    check_latents(config.latents, c.latent_shape, c.num_classes)
+    dataset = LatentDataset(config.latents, c.latent_shape)
+    model = MAR(c).to(device)
+    if config.init:
+        load_strictly(model, read_state(config.init), config.init)
     ema = EMA(dict(model.named_parameters()), config.ema, EMA.warm_start_of(config.steps, config.ema))
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     state_path, start = config.out / "state.pt", 0

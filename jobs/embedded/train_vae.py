@@ -24,7 +24,7 @@ from tqdm import tqdm
 from marval_ray import cli
 from marval_ray.config import check_seed
 from marval_ray.evaluation.classifier import Classifier, load_classifier
-from marval_ray.families.mar import codec as vae
+from marval_ray.families.mar import autoencoder as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
 
 Loss = Callable[[AutoencoderKL, Tensor], tuple[Tensor, dict[str, float]]]

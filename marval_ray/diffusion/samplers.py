@@ -26,7 +26,7 @@ class TokenSampler(Protocol):
 
     @property
     def noise_steps(self) -> int:
-        """How many noises a token needs in `Draws.steps`."""
+        """How many noises a token needs besides the initial one."""
 
     def __call__(
         self,
@@ -37,6 +37,11 @@ class TokenSampler(Protocol):
         revealed: float,
     ) -> Float[Tensor, "N D"]:
         """x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
+
+
+def guided(conditional: Float[Tensor, "N D"], unconditional: Float[Tensor, "N D"], w: float) -> Float[Tensor, "N D"]:
+    """Return eps_u + w (eps_c - eps_u): classifier-free guidance (Ho and Salimans, arXiv 2207.12598); w = 1 is none."""
+    return unconditional + w * (conditional - unconditional)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,27 @@ class OneStep:
         alpha, sigma = cosine_diffusion(device=z.device).alpha_sigma(t)
         eps, _ = head(initial.to(z.dtype), t, z)
         return (initial - sigma * eps.float()) / alpha
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """A sampler whose initial noise has the standard deviation `temperature`; training has 1."""
+
+    sampler: TokenSampler
+    temperature: float
+
+    @property
+    def guided(self) -> bool:
+        return self.sampler.guided
+
+    @property
+    def noise_steps(self) -> int:
+        return self.sampler.noise_steps
+
+    def __call__(
+        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
+    ) -> Tensor:
+        return self.sampler(head, z, self.temperature * initial, steps, revealed)
 
 
 @dataclass(frozen=True)
@@ -111,13 +137,13 @@ class Ancestral:
     def guided_noise(
         self, head: DenoisingHead, x: Tensor, t: Tensor, condition: Tensor, revealed: float
     ) -> tuple[Tensor, Tensor]:
-        """eps = eps_u + scale (eps_c - eps_u), both halves on the same x; v is the conditional one."""
+        """Return (guided eps, v): both halves are of the same x; v is the conditional one."""
         if not self.guided:
             eps, v = head.denoise(x.to(condition.dtype), t, condition)
             return eps.float(), v.float()
         eps, v = head.denoise(torch.cat([x, x]).to(condition.dtype), t, condition)
         conditional, unconditional = eps.float().chunk(2)
-        return unconditional + self.scale(revealed) * (conditional - unconditional), v.float().chunk(2)[0]
+        return guided(conditional, unconditional, self.scale(revealed)), v.float().chunk(2)[0]
 
     def reverse_step(
         self, x: Tensor, eps: Tensor, v: Tensor, noise: Tensor, index: int, diffusion: Diffusion

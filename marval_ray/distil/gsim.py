@@ -48,11 +48,6 @@ def squared(y: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " N"], Float[Tensor,
     return y.square().sum(-1), 2 * y
 
 
-def guided(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
-    """eps_u + w (eps_c - eps_u)."""
-    return unconditional + w * (conditional - unconditional)
-
-
 @dataclass(frozen=True)
 class GeneratorStep:
     """Gradient of the generator's loss with respect to the student's tokens, and what to log.

@@ -15,12 +15,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.config import ModelConfig
 from marval_ray.files.atomic import atomic_path
 
 COLUMNS = ("mean", "std", "label")
 CODEC = b"marval_ray.codec"
-"""Key of the schema's metadata: `marval_ray.families.mar.codec.codec_id` of the autoencoder whose latents these are."""
+"""Key of the schema's metadata: `marval_ray.families.mar.autoencoder.codec_id` of the autoencoder whose latents these are."""
 CLASSES = b"marval_ray.classes"
 """Key of the schema's metadata: names of the classes as a JSON list, where the images had some."""
 
@@ -60,18 +59,18 @@ class LatentDataset:
         return np.random.default_rng((seed, epoch, self.rank, 0)).permutation(len(self))
 
 
-def check_latents(path: Path, model: ModelConfig, codec: str | None = None) -> None:
-    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read, with labels of the model's classes.
+def check_latents(path: Path, shape: tuple[int, int, int], num_classes: int, codec: str | None = None) -> None:
+    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read, with labels 0..num_classes - 1.
 
     codec: `codec_id` of the autoencoder that will decode; latents that say they are of another one are refused. Only
     labels and metadata are read; NaN shows when latents are loaded.
     """
     for file in _parquet_files(path):
-        _row_groups(file, model.latent_shape)
+        _row_groups(file, shape)
         parquet = pq.ParquetFile(file)
         _check_codec(file, parquet, codec)
         _check_missing(file, parquet)
-        _check_labels(file, parquet.read(columns=["label"])["label"], model.num_classes)
+        _check_labels(file, parquet.read(columns=["label"])["label"], num_classes)
 
 
 def _check_codec(file: Path, parquet: pq.ParquetFile, codec: str | None) -> None:

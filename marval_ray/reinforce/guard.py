@@ -55,10 +55,10 @@ class Guard:
         found = []
         if scores.fd > c.max_fd * start.fd:
             found.append(f"FD {scores.fd:.2f} is above {c.max_fd} x {start.fd:.2f}")
-        if scores.diversity < c.min_diversity * start.diversity:
+        if scores.diversity is not None and start.diversity is not None and scores.diversity < c.min_diversity * start.diversity:
             found.append(f"diversity {scores.diversity:.3f} is below {c.min_diversity} x {start.diversity:.3f}")
         if scores.recall < c.min_recall * start.recall:
             found.append(f"recall {scores.recall:.3f} is below {c.min_recall} x {start.recall:.3f}")
-        if scores.accuracy < start.accuracy - c.max_accuracy_loss:
+        if scores.accuracy is not None and start.accuracy is not None and scores.accuracy < start.accuracy - c.max_accuracy_loss:
             found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
         return found

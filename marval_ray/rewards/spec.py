@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from marval_ray.embedded.assets_index import resolve
+from marval_ray.files.places import resolve
 from marval_ray.rewards.base import Reward, WeightedSum
 
 

@@ -1,7 +1,7 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from marval_ray.runs import report
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
-from marval_ray.families.mar.codec import VAE, load_vae
-from marval_ray.families.mar.model import MAR
+from marval_ray.families.base import Backbone, Codec
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
-from marval_ray.families.generate import Generation, class_labels, student_generation
+from marval_ray.families.generation import Generation, Painter, student_generation
 from marval_ray.evaluation.scores import Evaluator
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
@@ -102,50 +102,50 @@ class Figures:
     draw: turns a Generation into one that draws where it should be done.
     """
 
-    def __init__(self, config: FiguresConfig, vae: Path, folder: Path, draw: Callable[[Generation], Generation] = lambda here: here):
+    def __init__(self, config: FiguresConfig, codec: Codec, folder: Path, draw: Callable[[Generation], Painter] = lambda here: here):
         self.config, self.folder, self.draw = config, folder, draw
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.vae: VAE = load_vae(vae).to(self.device)
+        self.codec = codec.to(self.device)
         self.evaluator = config.evaluator()
         self.summary: dict[str, Any] = {}
         self.teacher_rows: list[Row] = config.teacher_rows()
         self.student_rows: list[Row] = []
         self.grids: dict[str, Tensor] = {}
 
-    def before(self, teacher: MAR, loops: int) -> None:
+    def before(self, teacher: Backbone, loops: int) -> None:
         """Pictures and speed of the teacher; pictures of the student, still the teacher read in one step, and its scores
         at a number of loops."""
         teacher = teacher.to(self.device)
-        generation = self.draw(Generation(teacher, self.vae, self.config.sampler, batch=self.config.batch))
+        generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
         student = self._student(teacher)
         self._draw("student before", student)
         if self.evaluator is None:
             return
-        (row,) = measure_loops("student before", student, self._labels(teacher), self.config.seed, self.evaluator, [loops])
+        (row,) = measure_loops("student before", student, self._prompts(teacher), self.config.seed, self.evaluator, [loops])
         self._keep("_before", row)
         if self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
-            speed = images_per_second(replace(generation, loops=row["n_ar"]), teacher.config.num_classes)
+            speed = images_per_second(generation.with_loops(row["n_ar"]), self._prompts(teacher))
             self.summary |= scores("teacher", row | {"images_per_second": speed}) | {"teacher_n_ar": row["n_ar"]}
 
-    def distilled(self, student: MAR) -> None:
+    def distilled(self, student: Backbone) -> None:
         """Pictures and scores of a student that no stage follows, at each number of loops."""
         self._draw("student after", self._student(student))
         self._final(student)
 
-    def before_rl(self, student: MAR, loops: int) -> None:
+    def before_rl(self, student: Backbone, loops: int) -> None:
         """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
         generation = self._student(student)
         self._draw("student before RL", generation)
         if self.evaluator is not None:
             (row,) = measure_loops(
-                "student before RL", generation, self._labels(student), self.config.seed, self.evaluator, [loops]
+                "student before RL", generation, self._prompts(student), self.config.seed, self.evaluator, [loops]
             )
             self._keep("_before_rl", row)
 
-    def reinforced(self, student: MAR, loops: int) -> None:
+    def reinforced(self, student: Backbone, loops: int) -> None:
         """The same of the student after RL, and its scores at each number of loops."""
         self._draw("student after RL", self._student(student))
         more = () if loops in self.config.loops else (loops,)
@@ -157,12 +157,12 @@ class Figures:
     def _keep(self, when: str, row: Row) -> None:
         self.summary |= scores("student", row, when) | {f"student_n_ar{when}": row["n_ar"]}
 
-    def _final(self, student: MAR, more: tuple[int, ...] = ()) -> None:
+    def _final(self, student: Backbone, more: tuple[int, ...] = ()) -> None:
         """The final student's scores, its best number of loops, and how it stands against the teacher."""
         if self.evaluator is None:
             return
-        generation, labels = self._student(student), self._labels(student)
-        rows = measure_loops("student", generation, labels, self.config.seed, self.evaluator, (*more, *self.config.loops))
+        generation, prompts = self._student(student), self._prompts(student)
+        rows = measure_loops("student", generation, prompts, self.config.seed, self.evaluator, (*more, *self.config.loops))
         self.student_rows = rows
         self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows))
         self.summary |= {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
@@ -186,15 +186,15 @@ class Figures:
             pictures.append((CURVES[stage][1], path))
         report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
 
-    def _student(self, model: MAR) -> Generation:
-        return self.draw(student_generation(model.to(self.device), self.vae, self.config.loops[-1], self.config.batch))
+    def _student(self, model: Backbone) -> Painter:
+        return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch))
 
-    def _labels(self, model: MAR) -> Tensor:
-        return class_labels(model.config.num_classes, self.config.samples)
+    def _prompts(self, model: Backbone) -> Prompts:
+        return Prompts.classes_in_turn(model.config.num_classes, self.config.samples)
 
-    def _draw(self, name: str, generation: Generation) -> None:
+    def _draw(self, name: str, painter: Painter) -> None:
         labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
-        images = generation.images(labels, self.config.seed, progress=f"pictures: {name}")
+        images = painter.images(Prompts.of_labels(labels), self.config.seed, progress=f"pictures: {name}")
         self.grids[name] = images
         path = self.folder / f"{name.replace(' ', '_')}.png"
         report.save_grid(path, images, self.config.per_class, self.config.row_labels())

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from marval_ray.embedded.assets_index import portable
+from marval_ray.files.places import portable
 from marval_ray.files.atomic import write_json
 from marval_ray.files.storage import ERRORS, Storage
 

@@ -1,247 +1,40 @@
-"""The frozen autoencoder between images and latents: diffusers' AutoencoderKL, for KL-16 and for the embedded one.
+"""MAR's codec: patches of an autoencoder's latents are its tokens."""
 
-KL-16 is published in the format of latent diffusion (LDM, arXiv 2112.10752): the same layers under other names.
-
-Latents leave `encode` with about zero mean and unit variance per channel: the student reads n ~ N(0, I) as if it
-were x_t at t*, which holds only for normalised latents.
-"""
-
-import hashlib
-import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from marval_ray.files.fit import check_finite, check_fit, check_report
-from marval_ray.files.tensors import StateDict, read_state
-from marval_ray.files.text import read_json
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
-WEIGHTS = "diffusion_pytorch_model"
-"""How diffusers names the files of weights in a folder."""
-TINY_SIZE = 32
-TINY = {
-    "in_channels": 1,
-    "out_channels": 1,
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (16, 32, 32),
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 8,
-    "sample_size": TINY_SIZE,
-}
+from marval_ray.families.mar.autoencoder import VAE, codec_id, load_vae
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.model import unpatchify
+from marval_ray.files.images import crop_to
+from marval_ray.types import Tokens
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Posterior of the latents, already normalised."""
+class KLCodec:
+    """A frozen autoencoder and the sizes of the model whose tokens it decodes."""
 
-    mean: Float[Tensor, "N C h w"]
-    std: Float[Tensor, "N C h w"]
+    vae: VAE
+    config: ModelConfig
 
+    @classmethod
+    def read(cls, path: Path, config: ModelConfig) -> "KLCodec":
+        """Raises ValueError as `load_vae` does."""
+        return cls(load_vae(path), config)
 
-class VAE(nn.Module):
-    """AutoencoderKL with the normalisation (latent - shift) * scale around it; always frozen and in eval mode."""
+    @cached_property
+    def id(self) -> str:
+        return codec_id(self.vae)
 
-    shift: Tensor
-    scale: Tensor
+    def to(self, device: torch.device | str) -> "KLCodec":
+        return replace(self, vae=self.vae.to(device))
 
-    def __init__(self, autoencoder: "AutoencoderKL"):
-        super().__init__()
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
-        shift, scale = _normalisation(autoencoder)
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-
-    @torch.no_grad()
-    def encode(self, images: Float[Tensor, "N c H W"]) -> Moments:
-        """Images in [-1, 1] to normalised posterior moments."""
-        posterior = self.autoencoder.encode(images).latent_dist
-        return Moments((posterior.mean - self.shift) * self.scale, posterior.std * self.scale)
-
-    def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
-        """Normalised latents to images, about [-1, 1], not clamped; differentiable."""
-        return self.autoencoder.decode(latents / self.scale + self.shift).sample
-
-
-ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
-"""Tensors that make latents of images."""
-
-
-def codec_id(vae: VAE) -> str:
-    """Name the encoder and the normalisation by 16 hex digits, the same for the same tensors and for no others.
-
-    The decoder does not count: one fine-tuned on the same latents (`jobs/embedded/train_vae.py --decoder-of`) reads them as well.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        if name.startswith(ENCODING):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _normalisation(autoencoder: "AutoencoderKL") -> tuple[Tensor, Tensor]:
-    c = autoencoder.config
-    if c.latents_mean is None:
-        return torch.full((1, 1, 1, 1), c.shift_factor or 0.0), torch.full((1, 1, 1, 1), c.scaling_factor)
-    mean, std = (torch.tensor(v, dtype=torch.float32).reshape(1, -1, 1, 1) for v in (c.latents_mean, c.latents_std))
-    return mean, 1 / std
-
-
-@dataclass(frozen=True)
-class KLConfig:
-    """Sizes of an autoencoder in LDM's format, under LDM's names; the defaults are KL-16's (MAR, arXiv 2406.11838)."""
-
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    """Channels of each level, finest first, as multiples of `ch`."""
-    num_res_blocks: int = 2
-    z_channels: int = 16
-    attention_levels: tuple[int, ...] = (4,)
-    """Encoder levels with attention after each residual block; both middle blocks have it anyway."""
-    decoder_attention_levels: tuple[int, ...] = ()
-    """The same of the decoder: LDM's own KL-f16 has some, MAR's KL-16 none."""
-    quant_conv: bool = True
-    """1x1 convolutions between encoder, latents and decoder."""
-    scaling_factor: float = 0.2325
-    """Brings the latents to about unit variance."""
-
-    def of(self, state: StateDict) -> "KLConfig":
-        """These sizes with attention and convolutions where a file has them, by its names."""
-        return replace(
-            self,
-            attention_levels=_attention_levels(state, "encoder.down"),
-            decoder_attention_levels=_attention_levels(state, "decoder.up"),
-            quant_conv="quant_conv.weight" in state,
-        )
-
-    def build(self) -> "AutoencoderKL":
-        """The autoencoder with random weights, in diffusers' form."""
-        levels = range(len(self.ch_mult))
-        down, up = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
-        return autoencoder_class()(
-            down_block_types=tuple(down[level in self.attention_levels] for level in levels),
-            up_block_types=tuple(up[level in self.decoder_attention_levels] for level in reversed(levels)),
-            block_out_channels=tuple(self.ch * multiple for multiple in self.ch_mult),
-            layers_per_block=self.num_res_blocks,
-            latent_channels=self.z_channels,
-            norm_num_groups=32,
-            scaling_factor=self.scaling_factor,
-            use_quant_conv=self.quant_conv,
-            use_post_quant_conv=self.quant_conv,
-        )
-
-
-def _attention_levels(state: StateDict, part: str) -> tuple[int, ...]:
-    found = (re.match(rf"{re.escape(part)}\.(\d+)\.attn\.", name) for name in state)
-    return tuple(sorted({int(match[1]) for match in found if match}))
-
-
-KL16 = KLConfig()
-
-# Parts of a parameter's name, diffusers' and LDM's; applied in this order.
-_LDM_NAMES = (
-    (r"down_blocks\.(\d+)", r"down.\1"),
-    (r"(down|up)(\.\d+)\.resnets\.(\d+)", r"\1\2.block.\3"),
-    (r"(down|up)(\.\d+)\.attentions\.(\d+)", r"\1\2.attn.\3"),
-    (r"(down|up)samplers\.0", r"\1sample"),
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0", "mid.attn_1"),
-    (r"conv_shortcut", "nin_shortcut"),
-    (r"conv_norm_out", "norm_out"),
-    (r"group_norm", "norm"),
-    (r"to_([qkv])", r"\1"),
-    (r"to_out\.0", "proj_out"),
-)
-
-
-def load_vae(path: Path, config: KLConfig = KL16) -> VAE:
-    """An autoencoder in float32: a diffusers folder, or a file (`kl16.ckpt`, safetensors) in LDM's format.
-
-    `config` gives the sizes for a file, whose names tell where it has attention; a folder has its own. Raises ValueError
-    when the weights cannot be read safely or do not fit, naming what is missing, unexpected or misshapen.
-    """
-    if path.is_dir():
-        return VAE(_load_folder(path))
-    state = read_state(path)
-    autoencoder = config.of(state).build()
-    load_ldm_state(autoencoder, state, path)
-    return VAE(autoencoder)
-
-
-def load_ldm_state(autoencoder: "AutoencoderKL", state: StateDict, source: Path | str) -> None:
-    """Copy a state dict in LDM's format into `autoencoder`. Raises ValueError when it does not fit, in LDM's names."""
-    own = autoencoder.state_dict()
-    levels = len(autoencoder.config["up_block_types"])
-    names = {name: ldm_name(name, levels) for name in own}
-    # LDM's training checkpoints carry the perceptual and adversarial loss as well.
-    state = {name: value for name, value in state.items() if not name.startswith("loss.")}
-    check_fit({names[name]: _ldm_layout(name, value) for name, value in own.items()}, state, source)
-    autoencoder.load_state_dict({name: state[names[name]].reshape(value.shape) for name, value in own.items()})
-
-
-def ldm_name(name: str, levels: int) -> str:
-    """LDM's name of a diffusers parameter, for an autoencoder of `levels` resolutions."""
-    # diffusers counts the decoder's levels in the order in which they run, LDM from the finest one.
-    name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
-    for pattern, replacement in _LDM_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _ldm_layout(name: str, value: Tensor) -> Tensor:
-    """Attention projections are 1x1 convolutions in LDM, linear layers in diffusers."""
-    return value[:, :, None, None] if ".attentions." in name and value.ndim == 2 else value
-
-
-def autoencoder_class() -> "type[AutoencoderKL]":
-    """Import diffusers' class when one is made: that takes seconds, and most processes only name the type."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL
-
-
-def _load_folder(folder: Path) -> "AutoencoderKL":
-    """By diffusers' own loader, which knows shards, variants and older names of layers."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its weights{_inside(folder)}")
-    kind = read_json(path).get("_class_name", "AutoencoderKL")
-    if kind != "AutoencoderKL":
-        raise ValueError(f"{path} is the config of a {kind}, not of an AutoencoderKL")
-    weights, variant = _weights_of(folder)
-    read_state(weights)  # tells better than diffusers what is wrong with a file
-    try:
-        autoencoder, report = autoencoder_class().from_pretrained(
-            folder, variant=variant, use_safetensors=".safetensors" in weights.name, local_files_only=True,
-            torch_dtype=torch.float32, low_cpu_mem_usage=False, ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is not a config of an autoencoder with these weights: {str(error).splitlines()[0]}") from error
-    check_report(report, weights)
-    check_finite(autoencoder.state_dict(), weights)
-    return autoencoder
-
-
-def _inside(folder: Path) -> str:
-    """A hint for the folder of a whole pipeline."""
-    return f"; {folder / 'vae'} has both" if (folder / "vae/config.json").exists() else ""
-
-
-def _weights_of(folder: Path) -> tuple[Path, str | None]:
-    """The file, or the index of the shards, and its variant such as fp16; safetensors before pickles."""
-    for suffix in ("safetensors", "safetensors.index.json", "bin"):
-        if (folder / f"{WEIGHTS}.{suffix}").exists():
-            return folder / f"{WEIGHTS}.{suffix}", None
-        for file in sorted(folder.glob(f"{WEIGHTS}.*.{suffix}")):
-            return file, file.name.removeprefix(f"{WEIGHTS}.").removesuffix(f".{suffix}")
-    raise ValueError(f"{folder / WEIGHTS}.safetensors is missing: the folder holds config.json but no weights")
+    def decode(self, tokens: Tokens) -> Float[Tensor, "B C H W"]:
+        """Return images in [-1, 1]; differentiable in the values of the tokens."""
+        images = self.vae.decode(unpatchify(tokens.values, self.config.patch_size)).float().clamp(-1, 1)
+        return crop_to(images, self.config.image_size)

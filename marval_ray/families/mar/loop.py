@@ -14,13 +14,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.samplers import TokenSampler
+from marval_ray.draws import Draws
+from marval_ray.families.base import RecordedLoop
+from marval_ray.families.mar.context import Context
 from marval_ray.families.mar.masking import hidden_after_loops
 from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens
 
 
 @dataclass(frozen=True)
-class Draws:
-    """All randomness of a batch of images.
+class Randomness:
+    """All that is drawn for a batch of images.
 
     orders: a permutation of the positions, one a row; tokens are revealed from its END.
     initial: N(0, 1), the x_T of the teacher's chain or the n of the student.
@@ -32,23 +35,17 @@ class Draws:
     steps: Float[Tensor, "S B L D"]
 
     @classmethod
-    def from_seed(cls, seed: int, indices: list[int], tokens: int, channels: int, steps: int) -> "Draws":
-        """Draws of the images `indices` of the run `seed`: each depends on (seed, index) alone."""
-        drawn = [_draw_image(seed, index, tokens, channels, steps) for index in indices]
+    def of(cls, draws: Draws, tokens: int, channels: int, steps: int) -> "Randomness":
+        """Draw for each image, on the CPU: its order, its initial noise and that of `steps` steps."""
+        drawn = [_draw_image(generator, tokens, channels, steps) for generator in draws.generators()]
         orders, initial, noise = zip(*drawn)
         return cls(torch.stack(orders), torch.stack(initial), torch.stack(noise, dim=1))
 
-    def to(self, device: torch.device | str) -> "Draws":
-        return Draws(self.orders.to(device), self.initial.to(device), self.steps.to(device))
+    def to(self, device: torch.device | str) -> "Randomness":
+        return Randomness(self.orders.to(device), self.initial.to(device), self.steps.to(device))
 
 
-def image_generator(seed: int, index: int) -> torch.Generator:
-    """A CPU generator for image `index` of run `seed`. The odd multiplier keeps different pairs apart."""
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % 2**63)
-
-
-def _draw_image(seed: int, index: int, tokens: int, channels: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = image_generator(seed, index)
+def _draw_image(generator: torch.Generator, tokens: int, channels: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.randperm(tokens, generator=generator)
     initial = torch.randn(tokens, channels, generator=generator)
     return order, initial, torch.randn(steps, tokens, channels, generator=generator)
@@ -78,42 +75,41 @@ def plan_loops(orders: Int64[Tensor, "B L"], loops: int) -> Iterator[Loop]:
 
 def run_loop(
     model: MAR, sampler: TokenSampler, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
-    loop: Loop, draws: Draws,
+    loop: Loop, random: Randomness,
 ) -> Float[Tensor, "B L D"]:  # fmt: skip
     """Predict the tokens of one loop and write them into a copy of `tokens`."""
-    z = model_conditions(model, tokens, labels, loop, sampler.guided)
-    initial = gather_tokens(draws.initial, loop.predicted).flatten(0, 1)
-    steps = [gather_tokens(step, loop.predicted).flatten(0, 1) for step in draws.steps]
+    context = Context(tokens, labels, loop.known, loop.predicted)
+    z = model.conditions(context.followed_by(model.unconditional(context)) if sampler.guided else context)
+    initial = gather_tokens(random.initial, loop.predicted).flatten(0, 1)
+    steps = [gather_tokens(step, loop.predicted).flatten(0, 1) for step in random.steps]
     noise = torch.stack(steps) if steps else initial.new_empty(0, *initial.shape)
     values = sampler(model.head, z, initial, noise, loop.revealed)
     return scatter_tokens(tokens, loop.predicted, values.unflatten(0, loop.predicted.shape))
 
 
-def model_conditions(model: MAR, tokens: Tensor, labels: Tensor, loop: Loop, guided: bool) -> Float[Tensor, "M W"]:
-    """z of the predicted tokens, row by row; with guidance the rows under the null class follow."""
-    known, predicted = loop.known, loop.predicted
-    if guided:
-        null = torch.full_like(labels, model.config.num_classes)
-        tokens, labels = torch.cat([tokens, tokens]), torch.cat([labels, null])
-        known, predicted = torch.cat([known, known]), torch.cat([predicted, predicted])
-    return model(tokens.to(model.mask_token.dtype), labels, known, predicted).flatten(0, 1)
-
-
 def sample_loops(
-    model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], draws: Draws, loops: int
+    model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], random: Randomness, loops: int
 ) -> Iterator[Float[Tensor, "B L D"]]:
     """Tokens after each AR loop; hidden ones are zero."""
-    tokens = torch.zeros_like(draws.initial)
-    for loop in plan_loops(draws.orders, loops):
-        tokens = run_loop(model, sampler, tokens, labels, loop, draws)
+    tokens = torch.zeros_like(random.initial)
+    for loop in plan_loops(random.orders, loops):
+        tokens = run_loop(model, sampler, tokens, labels, loop, random)
         yield tokens
 
 
 def sample_tokens(
-    model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], draws: Draws, loops: int
+    model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], random: Randomness, loops: int
 ) -> Float[Tensor, "B L D"]:
     """Whole images in `loops` AR loops (1..; more loops than tokens add nothing)."""
-    *_, tokens = sample_loops(model, sampler, labels, draws, loops)
+    *_, tokens = sample_loops(model, sampler, labels, random, loops)
     return tokens
 
 
+def recorded_loops(
+    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], random: Randomness, loops: int
+) -> Iterator[RecordedLoop]:
+    """Yield what was known, predicted and drawn in each loop of finished images."""
+    for loop in plan_loops(random.orders, loops):
+        context = Context(tokens, labels, loop.known, loop.predicted)
+        parts = (random.initial, tokens, *random.steps[:1])
+        yield RecordedLoop(context, *(gather_tokens(part, loop.predicted).flatten(0, 1) for part in parts))

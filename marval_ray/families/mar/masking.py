@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.types import Context
+from marval_ray.families.mar.context import Context
 
 RATIO_MIN, RATIO_MEAN, RATIO_STD = 0.7, 1.0, 0.25
 

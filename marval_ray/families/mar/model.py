@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from marval_ray.config import ModelConfig
 from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.families.base import Backbone
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.context import Context
 
 
 class Attention(nn.Module):
@@ -85,7 +87,7 @@ class DiffusionLoss(nn.Module):
         self.net = net
 
 
-class MAR(nn.Module):
+class MAR(Backbone):
     """Backbone and head. `labels` may hold `config.num_classes`, which stands for the null class."""
 
     def __init__(self, config: ModelConfig):
@@ -130,6 +132,14 @@ class MAR(nn.Module):
     @property
     def head(self) -> DenoisingHead:
         return self.diffloss.net
+
+    def conditions(self, context: Context) -> Float[Tensor, "N W"]:
+        """Return z of the hidden tokens, row by row."""
+        return self(context.tokens.to(self.dtype), context.labels, context.known, context.hidden).flatten(0, 1)
+
+    def unconditional(self, context: Context) -> Context:
+        """Return the same context under the null class."""
+        return context.with_label(self.config.num_classes)
 
     def embed_labels(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """Class embeddings; the label `num_classes` gives the null embedding (`fake_latent`)."""

@@ -3,7 +3,6 @@
 import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,16 +14,12 @@ from torch import Tensor
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
-from marval_ray.families.generate import Generation, student_generation
-from marval_ray.families.mar.checkpoint import load_model, read_config
-from marval_ray.families.mar.codec import load_vae
-from marval_ray.files.text import read_json
+from marval_ray.families.generation import Generation, student_generation
+from marval_ray.hub.layout import codec_beside, load_model, read_config
 from marval_ray.presets import MODELS, SAMPLERS
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")
 Config = TypeVar("Config", bound="Source")
-STUDENTS = ("student.safetensors", "student-gsim.safetensors")
-"""What a run of jobs/distill.py exports."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +50,18 @@ class Source:
     def generation(self) -> Generation:
         """The model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
         path = self._path()
-        model = load_model(path, MODELS[self.preset] if self.preset else read_config(path.parent))
-        if self.n_ar > model.config.num_tokens:
-            raise ValueError(f"--n-ar {self.n_ar} is more than the {model.config.num_tokens} tokens of an image")
+        config = MODELS[self.preset] if self.preset else read_config(path.parent)
+        model = load_model(path, config)
+        if self.n_ar > config.num_tokens:
+            raise ValueError(f"--n-ar {self.n_ar} is more than the {config.num_tokens} tokens of an image")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, vae = model.to(device).eval(), load_vae(self.vae or vae_beside(path)).to(device)
+        model, codec = model.to(device).eval(), config.family.codec(self.vae or codec_beside(path), config).to(device)
         if self.teacher:
-            return Generation(model, vae, self.sampler, self.n_ar, self.batch)
-        return student_generation(model, vae, self.n_ar, self.batch)
+            return Generation(model, codec, self.sampler, self.n_ar, self.batch)
+        return student_generation(model, codec, self.n_ar, self.batch)
 
     def label_tensor(self, num_classes: int) -> Int64[Tensor, " N"]:
-        """Each class `per_label` times, class by class."""
+        """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does."""
         return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
 
     def _path(self) -> Path:
@@ -96,58 +92,6 @@ def preset_of(checkpoint: Path) -> str | None:
     except ValueError:
         return None  # what is wrong is said where the model is loaded
     return next((name for name, model in MODELS.items() if model == config), None)
-
-
-def students(run: Path) -> list[Path]:
-    """What `run` exported so far, the newest first."""
-    ages = modified(run)
-    return sorted(ages, key=ages.__getitem__, reverse=True)
-
-
-def modified(run: Path) -> dict[Path, int]:
-    """When each student of `run` was written, in ns. A run that starts anew takes its files away at any time."""
-    ages = {}
-    for path in (run / name for name in STUDENTS):
-        with suppress(FileNotFoundError):
-            ages[path] = path.stat().st_mtime_ns
-    return ages
-
-
-def newest_of(path: Path) -> Path:
-    """`path` itself, or of a run's folder the newest student. Raises ValueError when there is none."""
-    if not path.is_dir():
-        return path
-    if not (there := students(path)):
-        raise ValueError("the run has no student now")
-    return there[0]
-
-
-def student_of(path: Path) -> Path:
-    """`path` itself, or of a run's folder the newest student that can be read. Raises ValueError when there is none."""
-    if not path.is_dir():
-        return path
-    for student in students(path):
-        if readable(student):
-            return student
-    raise ValueError(f"{path} has no student that can be read: looked for {' and '.join(STUDENTS)}")
-
-
-def readable(student: Path) -> bool:
-    """Whether the file holds a student as its config.json says."""
-    try:
-        load_model(student)
-    except ValueError:
-        return False
-    return True
-
-
-def vae_beside(checkpoint: Path) -> Path:
-    """The autoencoder that the checkpoint's config.json names. Raises ValueError when it names none."""
-    path = checkpoint.parent / "config.json"
-    vae = read_json(path).get("vae") if path.exists() else None
-    if not isinstance(vae, str):
-        raise ValueError(f"{path} names no autoencoder: give it with --vae")
-    return assets_index.resolve(vae)
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:

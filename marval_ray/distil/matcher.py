@@ -1,0 +1,112 @@
+"""All that pulls a student towards the guided teacher: teacher, auxiliary network and training contexts.
+
+Needs neither Ray nor DeepSpeed: who trains the auxiliary network hands it in, with what updates it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from marval_ray.config import GSIMConfig
+from marval_ray.diffusion.samplers import guided
+from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.distil.gsim import GeneratorStep, gsim_generator
+from marval_ray.draws import rank_generator
+from marval_ray.families.base import Backbone, Context, Contexts, Predict
+from marval_ray.loss import Loss
+
+
+class Trained(Protocol):
+    """A network that is being trained, such as DeepSpeed's engines; `module` is the Auxiliary."""
+
+    module: Any
+
+    def __call__(self, *arguments: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Match:
+    """What GSIM has to say in an update. loss: None when it or its gradient is not finite; bad: what was not."""
+
+    loss: Loss | None
+    metrics: dict[str, Tensor]
+    bad: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreMatcher:
+    """GSIM's part of an update, on one rank.
+
+    update: one optimiser step of `auxiliary` on a loss at the student's update of that number; gives the gradient's norm.
+    batch: images a rank. all_finite: whether all values are finite on every rank.
+    """
+
+    config: GSIMConfig
+    teacher: Backbone
+    auxiliary: Trained
+    update: Callable[[Tensor, int], Tensor]
+    contexts: Contexts
+    batch: int
+    seed: int
+    rank: int
+    all_finite: Callable[..., bool]
+
+    def match(self, student: Predict, step: int) -> Match:
+        """Update the auxiliary network `auxiliary_updates` times, then find the loss of the student's update `step`."""
+        updates = self.config.auxiliary_updates
+        bad: list[str] = []
+        for index in range(updates):
+            generator = rank_generator(self.seed, step, index, self.rank)
+            context = self.contexts.batch(self.seed, step * updates + index, self.batch, generator).to(self.teacher.device)
+            noise = self._noise((context.hidden.numel(), self.teacher.config.token_channels), generator)
+            # The student's update reuses the tokens of the last pass.
+            with torch.set_grad_enabled(index == updates - 1):
+                x_0 = student(context, noise)
+            metrics = self._learn(context, x_0.detach(), generator, step, bad)
+        generated = self._generator_step(context, x_0.detach(), generator)
+        loss = generated.surrogate(x_0).named("generator")
+        if self.all_finite(generated.gradient, generated.metrics["loss"]):
+            return Match(loss, metrics | loss.metrics, bad)
+        return Match(None, metrics | loss.metrics, [*bad, "generator loss or its gradient"])
+
+    def _learn(
+        self, context: Context, x_0: Float[Tensor, "N D"], generator: torch.Generator, step: int, bad: list[str]
+    ) -> dict[str, Tensor]:
+        """Update the auxiliary network on the student's tokens; metrics. A loss that is not finite is skipped and noted in `bad`."""
+        value, metrics = self.auxiliary(context, x_0.unflatten(0, context.hidden.shape), self.config.repeats, generator)
+        loss = Loss(value, metrics).named("auxiliary")
+        if not self.all_finite(loss.value):
+            bad.append("auxiliary loss")
+            return loss.metrics
+        return loss.metrics | {"auxiliary/gradient_norm": self.update(loss.value, step)}
+
+    def _generator_step(self, context: Context, x_0: Float[Tensor, "N D"], generator: torch.Generator) -> GeneratorStep:
+        """Find the gradient at the student's tokens; both backbones run without gradient, as z depends on the context alone."""
+        config, teacher, psi = self.config, self.teacher, self.auxiliary.module.backbone
+        t = torch.randint(config.t_min, config.t_max + 1, (len(x_0),), generator=generator).to(x_0.device)
+        noise = self._noise(x_0.shape, generator)
+        with torch.autocast(x_0.device.type, torch.bfloat16, enabled=x_0.device.type == "cuda"):
+            with torch.no_grad():
+                z_teacher = teacher.conditions(context)
+                # With w = 1 nobody looks at the unconditional score.
+                z_null = None if config.w == 1 else teacher.conditions(teacher.unconditional(context))
+                z_psi = psi.conditions(context)
+
+            def teacher_noise(x_t: Tensor, t: Tensor) -> Tensor:
+                conditional, _ = teacher.head(x_t, t, z_teacher)
+                if z_null is None:
+                    return conditional.float()
+                unconditional, _ = teacher.head(x_t, t, z_null)
+                return guided(conditional.float(), unconditional.float(), config.w)
+
+            def auxiliary_noise(x_t: Tensor, t: Tensor) -> Tensor:
+                return psi.head(x_t, t, z_psi)[0].float()
+
+            return gsim_generator(x_0, t, noise, teacher_noise, auxiliary_noise, cosine_diffusion(device=x_0.device), config)
+
+    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator).to(self.teacher.device)

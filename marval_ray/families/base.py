@@ -1,0 +1,236 @@
+"""The seam: what GSIM, RL, evaluation, serving and export ask of a family of models. They know nothing else of it.
+
+A family says how its images become tokens, what a model is told of them (its context and condition), and in which order the
+tokens of an image are revealed. One token's diffusion is the same for all (`marval_ray.diffusion`).
+
+Shape suffixes: B images, L tokens an image, P tokens hidden in a context, N = B P, D token channels, W condition width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.samplers import OneStep, Tempered, TokenSampler
+from marval_ray.draws import Draws
+from marval_ray.files.fit import load_strictly
+from marval_ray.files.tensors import StateDict, read_state
+from marval_ray.types import Prompts, Rollout, Tokens
+
+Condition = Any
+"""What a family's models read in the place of prompts; the family's own business."""
+Conditioner = Callable[[Prompts], Condition]
+Predict = Callable[[Any, Tensor], Tensor]
+"""G(n, c): the one-step prediction of the hidden tokens of a context, row by row, as `Student.forward` gives it."""
+
+
+class FamilyConfig(Protocol):
+    """Sizes of a model: a frozen dataclass of plain values, which config.json holds."""
+
+    @property
+    def family(self) -> "Family": ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def token_channels(self) -> int: ...
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the model knows; None for one that reads texts."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+
+    @property
+    def student_timestep(self) -> int:
+        """t*: the timestep at which a one-step student reads its noise."""
+
+
+class Context(Protocol):
+    """What a model is told of a batch of images: everything but the tokens at `hidden`."""
+
+    @property
+    def hidden(self) -> Int64[Tensor, "B P"]: ...
+    def to(self, device: torch.device | str) -> Self: ...
+    def with_values(self, values: Float[Tensor, "B L D"]) -> Self:
+        """Return the same context with other values of all tokens, of which those at `hidden` are not looked at."""
+
+
+class Backbone(nn.Module, ABC):
+    """Turns contexts into the conditions z from which its head denoises tokens."""
+
+    config: Any
+    """A FamilyConfig."""
+
+    @property
+    @abstractmethod
+    def head(self) -> DenoisingHead: ...
+
+    @abstractmethod
+    def conditions(self, context: Any) -> Float[Tensor, "N W"]:
+        """Return z of the hidden tokens, row by row: the one place where z is made."""
+
+    @abstractmethod
+    def unconditional(self, context: Any) -> Any:
+        """Return the same context without its prompt, for guidance."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def one_step(self) -> OneStep:
+        """How a student with these sizes draws."""
+        return OneStep(self.config.student_timestep)
+
+
+class Codec(Protocol):
+    """Between tokens and images; frozen."""
+
+    @property
+    def id(self) -> str:
+        """Names the encoder: equal for equal tensors, and for no others."""
+
+    def to(self, device: torch.device | str) -> "Codec": ...
+
+    def decode(self, tokens: Tokens) -> Float[Tensor, "B C H W"]:
+        """Return images in [-1, 1]; differentiable in the values of the tokens."""
+
+
+class Contexts(Protocol):
+    """The training contexts of stage 1, of one rank's share of the data."""
+
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> Any:
+        """Return batch number `step` on the CPU: a Context of `size` images with some tokens hidden."""
+
+
+@dataclass(frozen=True)
+class RecordedLoop:
+    """One loop of a rollout: its context, with all tokens of the image in it, and the noise n of the tokens that it predicted.
+
+    drawn: what the rollout has in these places. explored: N(0, 1) that went into it, where the sampler explores.
+    """
+
+    context: Any
+    noise: Float[Tensor, "N D"]
+    drawn: Float[Tensor, "N D"]
+    explored: Float[Tensor, "N D"] | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One image of a student. temperature: factor of its noise, 1 as in training."""
+
+    prompt: Prompts
+    seed: int
+    index: int = 0
+    loops: int = 64
+    temperature: float = 1.0
+
+    @property
+    def draws(self) -> Draws:
+        return Draws(self.seed, (self.index,))
+
+
+class Drawing(Protocol):
+    """A wish under way. done: loops; a drawing ends when it is `finished`."""
+
+    done: int
+
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def tokens(self) -> Tokens:
+        """What is drawn so far, a batch of one image."""
+
+
+class Family(ABC):
+    """One kind of model."""
+
+    name: str
+    """As config.json has it."""
+
+    @abstractmethod
+    def config(self, fields: dict[str, Any]) -> FamilyConfig:
+        """Return the config of what config.json holds. Raises TypeError for other fields and ValueError for wrong values."""
+
+    @abstractmethod
+    def build(self, config: Any) -> Backbone:
+        """Return a backbone with random weights, in float32."""
+
+    @abstractmethod
+    def codec(self, path: Path, config: Any) -> Codec:
+        """Read the codec at `path`. Raises ValueError when it does not fit."""
+
+    @abstractmethod
+    def check_data(self, path: Path, config: Any, codec: str | None = None) -> None:
+        """Raise ValueError unless `contexts` can read `path`. codec: id of the one that will decode."""
+
+    @abstractmethod
+    def contexts(self, path: Path, config: Any, rank: int, world: int) -> Contexts:
+        """Open the data of stage 1."""
+
+    @abstractmethod
+    def conditioner(self, config: Any, device: torch.device) -> Conditioner:
+        """Return what turns prompts into conditions on `device`."""
+
+    @abstractmethod
+    def reveal(
+        self, backbone: Any, sampler: TokenSampler, condition: Condition, draws: Draws, loops: int
+    ) -> Iterator[Tokens]:
+        """Run the auto-regressive loops, and yield the tokens after each; hidden ones are zero."""
+
+    @abstractmethod
+    def recorded(
+        self, rollout: Rollout, condition: Condition, sampler: TokenSampler, loops: int
+    ) -> Iterator[RecordedLoop]:
+        """Yield the loops in which `sampler` drew a rollout in `loops` loops; those that revealed nothing are left out."""
+
+    def read(self, path: Path, config: Any) -> Backbone:
+        """Read weights into a backbone in float32. Raises ValueError when they cannot be read or do not fit."""
+        return self.load(read_state(path), config, path)
+
+    def load(self, state: StateDict, config: Any, source: Path | str) -> Backbone:
+        """Return a backbone with the weights `state`, which come from `source`. Raises ValueError when they do not fit."""
+        backbone = self.build(config)
+        load_strictly(backbone, state, source)
+        return backbone
+
+    def begin(self, wish: Wish, backbone: Any) -> Drawing:
+        """Begin an image for the endpoint."""
+        return OneByOne(wish, backbone)
+
+    def advance(self, drawings: Sequence[Any]) -> None:
+        """Run one loop of each; all are of one backbone and none is finished. Families that can share a call of it do."""
+        for drawing in drawings:
+            drawing.advance()
+
+
+class OneByOne:
+    """A drawing of a family whose images do not share calls of the backbone. It is one loop ahead, to know which is the last."""
+
+    @torch.inference_mode()
+    def __init__(self, wish: Wish, backbone: Backbone):
+        c = backbone.config
+        sampler = Tempered(backbone.one_step, wish.temperature)
+        condition = c.family.conditioner(c, backbone.device)(wish.prompt)
+        self._steps = c.family.reveal(backbone, sampler, condition, wish.draws, wish.loops)
+        self.tokens = Tokens(torch.zeros(1, c.num_tokens, c.token_channels, device=backbone.device))
+        self.done, self.finished = 0, False
+        self._next: Tokens | None = next(self._steps)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        assert self._next is not None  # it is not finished
+        self.tokens, self._next = self._next, next(self._steps, None)
+        self.done, self.finished = self.done + 1, self._next is None

@@ -1,0 +1,73 @@
+"""Whole images for prompts: the auto-regressive loops of a model, then its codec."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from marval_ray.diffusion.samplers import TokenSampler
+from marval_ray.draws import Draws
+from marval_ray.families.base import Backbone, Codec
+from marval_ray.types import Prompts
+
+
+class Painter(Protocol):
+    """Who draws images. loops: N_AR, the number of auto-regressive loops; batch: images at once."""
+
+    @property
+    def loops(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Float[Tensor, "N C H W"]:
+        """Return images in [-1, 1] on the CPU. progress: title of a progress bar that counts them."""
+
+    def with_loops(self, loops: int) -> Self:
+        """Return the same painter with another number of loops."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A model with all that it needs to draw images; both modules are on the same device.
+
+    loops: N_AR, the number of auto-regressive loops (1..number of tokens).
+    """
+
+    model: Backbone
+    codec: Codec
+    sampler: TokenSampler
+    loops: int = 64
+    batch: int = 64
+
+    def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Float[Tensor, "N C H W"]:
+        """Draw images in [-1, 1], on the CPU. Image i depends on (seed, i, prompt i) alone, so batches do not matter.
+
+        progress: title of a progress bar that counts images.
+        """
+        with tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
+            parts = []
+            for part in self._batches(prompts, seed):
+                parts.append(part.cpu())
+                bar.update(len(part))
+        return torch.cat(parts)
+
+    def with_loops(self, loops: int) -> "Generation":
+        return replace(self, loops=loops)
+
+    @torch.inference_mode()
+    def _batches(self, prompts: Prompts, seed: int) -> Iterator[Tensor]:
+        c = self.model.config
+        conditioner = c.family.conditioner(c, self.model.device)
+        for start in range(0, len(prompts), self.batch):
+            part = prompts[start : start + self.batch]
+            draws = Draws(seed, tuple(range(start, start + len(part))))
+            *_, tokens = c.family.reveal(self.model, self.sampler, conditioner(part), draws, self.loops)
+            yield self.codec.decode(tokens)
+
+
+def student_generation(model: Backbone, codec: Codec, loops: int = 64, batch: int = 64) -> Generation:
+    """Return what draws with one diffusion step a token, at the model's own t*."""
+    return Generation(model, codec, model.one_step, loops, batch)

@@ -1,0 +1,61 @@
+"""Sizes of MAR."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from marval_ray.families.base import Family
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of MAR (arXiv 2406.11838, Table 5). `latent_size` and `patch_size` are in latent pixels."""
+
+    latent_size: int = 16
+    latent_channels: int = 16
+    patch_size: int = 1
+    num_classes: int = 1000
+    buffer_size: int = 64
+    """Class tokens in front of the sequence."""
+    encoder_width: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    decoder_width: int = 768
+    decoder_depth: int = 12
+    decoder_heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    head_width: int = 1024
+    head_depth: int = 6
+    student_timestep: int = 400
+    """t*: the fixed timestep at which a one-step student reads its noise."""
+    image_size: int = 256
+    """Pixels a side of the data. Where the autoencoder gives more, the rest is a border that is cut off."""
+
+    def __post_init__(self) -> None:
+        if self.latent_size % self.patch_size:
+            raise ValueError(f"latent_size {self.latent_size} is not a multiple of patch_size {self.patch_size}")
+        for part in ("encoder", "decoder"):
+            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
+            if width % heads:
+                raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
+
+    @property
+    def family(self) -> "Family":
+        """The family that knows what to do with these sizes."""
+        from marval_ray.families.mar.family import FAMILY  # it imports this
+
+        return FAMILY
+
+    @property
+    def num_tokens(self) -> int:
+        return (self.latent_size // self.patch_size) ** 2
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, rows, columns)."""
+        return self.latent_channels, self.latent_size, self.latent_size
+
+    @property
+    def token_channels(self) -> int:
+        return self.latent_channels * self.patch_size**2

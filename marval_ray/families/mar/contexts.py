@@ -1,0 +1,24 @@
+"""MAR's data of stage 1: real latents, some of whose tokens are hidden."""
+
+from pathlib import Path
+
+import torch
+
+from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.masking import mask_tokens
+from marval_ray.families.mar.model import patchify
+from marval_ray.files.latents import LatentDataset
+
+
+class MaskedLatents:
+    """One rank's share of the Parquet latents at `path`. Raises ValueError as `LatentDataset` does."""
+
+    def __init__(self, path: Path, config: ModelConfig, rank: int, world: int):
+        self.patch_size = config.patch_size
+        self.dataset = LatentDataset(path, config.latent_shape, rank, world)
+
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> Context:
+        """Return batch number `step`; `generator` draws what is hidden."""
+        latents, labels = self.dataset.batch(seed, step, size)
+        return mask_tokens(patchify(latents, self.patch_size), labels, generator)

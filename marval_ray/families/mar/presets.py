@@ -1,0 +1,25 @@
+"""Sizes of MAR's published models, and how each teacher draws best."""
+
+from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.families.mar.config import ModelConfig
+
+MODELS = {
+    "mar-b": ModelConfig(),
+    "mar-l": ModelConfig(
+        encoder_width=1024, encoder_depth=16, encoder_heads=16,
+        decoder_width=1024, decoder_depth=16, decoder_heads=16,
+        head_width=1280, head_depth=8,
+    ),
+    "mar-h": ModelConfig(
+        encoder_width=1280, encoder_depth=20, encoder_heads=16,
+        decoder_width=1280, decoder_depth=20, decoder_heads=16,
+        head_width=1536, head_depth=12,
+    ),
+}  # fmt: skip
+
+SAMPLERS = {
+    "mar-b": Ancestral(cfg=2.9),
+    "mar-l": Ancestral(cfg=3.0),
+    "mar-h": Ancestral(cfg=3.2),
+}
+"""How each teacher draws best: 100 steps, a linear schedule and nothing clipped for MAR's (its repository's README)."""

@@ -1,0 +1,153 @@
+"""What an update of RL is, without Ray: from a scored rollout to the loss of the student that drew it.
+
+The pathwise estimate follows the reward's gradient through the last K loops; the policy gradient weighs the likelihood of
+tokens that were drawn with exploration. A price holds the student near the one that RL began with.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from marval_ray.config import RLConfig
+from marval_ray.diffusion.samplers import Exploring, OneStep, TokenSampler
+from marval_ray.distil.student import Student
+from marval_ray.families.base import FamilyConfig, Predict, RecordedLoop
+from marval_ray.loss import Loss
+from marval_ray.reinforce.losses import (
+    ClassShift,
+    clipped_policy,
+    drift,
+    group_advantages,
+    log_ratio,
+    mean_and_std,
+    pathwise,
+    saturation,
+)
+from marval_ray.reinforce.replay import ReplayedLoop, replay_apart, replay_chain
+from marval_ray.types import Rollout, Scored
+
+
+def rollout_sampler(model: FamilyConfig, rl: RLConfig) -> TokenSampler:
+    """Return how rollouts are drawn: with exploration for the policy gradient."""
+    if rl.estimator == "policy":
+        return Exploring(model.student_timestep, rl.exploration)
+    return OneStep(model.student_timestep)
+
+
+def check_objective(model: FamilyConfig, rl: RLConfig) -> None:
+    """Raise ValueError when the model has no classes whose shift could be priced."""
+    if rl.class_drift_weight and model.num_classes is None:
+        raise ValueError("rl.class_drift_weight needs a model of classes: set it to 0 for one that reads texts")
+
+
+class Objective:
+    """The losses of one rank, with what they remember from update to update.
+
+    initial: the student before RL, when leaving it has a price. add_up: adds a tensor over all ranks, in place.
+    """
+
+    def __init__(
+        self, model: FamilyConfig, rl: RLConfig, initial: Student | None, seed: int, device: torch.device,
+        add_up: Callable[[Tensor], object],
+    ):  # fmt: skip
+        check_objective(model, rl)
+        self.rl, self.initial, self.seed, self.device, self.add_up = rl, initial, seed, device, add_up
+        self.family, self.sampler = model.family, rollout_sampler(model, rl)
+        self.conditioner = model.family.conditioner(model, device)
+        self.shift: ClassShift | None = None
+        if model.num_classes is not None:
+            self.shift = ClassShift(model.num_classes, model.num_tokens, model.token_channels, device)
+        self.scale: tuple[float, float] | None = None
+        """Mean and standard deviation of the scores of the first batch."""
+
+    def loss(self, student: Predict, step: int, rollout: Rollout, scored: Scored) -> Loss:
+        """Return the loss of update `step`; images without a usable score count as nothing.
+
+        Raises ValueError when the pathwise estimate is wanted of a reward without a gradient.
+        """
+        good = scored.finite()
+        score = scored.score[good]
+        if self.scale is None:
+            self.scale = mean_and_std(score.to(self.device), self.add_up)  # stays None without a usable score
+        rollout = rollout.to(self.device)
+        condition = self.conditioner(rollout.prompts)
+        loops = list(self.family.recorded(rollout, condition, self.sampler, self.rl.loops))[-self._last(step) :]
+        if self.rl.estimator == "policy":
+            loss = self._policy(student, loops, scored, good, fresh=rollout.version == step)
+        else:
+            loss = self._pathwise(student, loops, rollout, scored, good)
+        mean = score.mean() if len(score) else torch.tensor(0.0)
+        std = score.std(correction=0) if len(score) else mean
+        return Loss(loss.value, loss.metrics | {"reward": mean, "reward_std": std})
+
+    def _pathwise(
+        self, student: Predict, loops: list[RecordedLoop], rollout: Rollout, scored: Scored, good: Bool[Tensor, " B"]
+    ) -> Loss:
+        if scored.gradient is None:
+            raise ValueError(f"rewards {self.rl.rewards} have no gradient: use rl.estimator policy")
+        tokens, replayed = replay_chain(student, rollout.tokens.values, loops, self.rl.recompute)
+        gradient = torch.where(good[:, None, None], scored.gradient, 0.0).to(self.device)
+        loss = pathwise(tokens, gradient, self._weight(scored, good).to(self.device))
+        if self.initial is None:
+            return loss
+        with torch.no_grad():
+            initial = [self.initial(loop.context, loop.recorded.noise) for loop in replayed]
+        return loss + self._drift(replayed, rollout.prompts.labels, torch.cat(initial))
+
+    def _drift(self, loops: list[ReplayedLoop], labels: Int64[Tensor, " B"] | None, initial: Float[Tensor, "N D"]) -> Loss:
+        """Price leaving the initial student: by each token, and by each class as a whole."""
+        prediction = torch.cat([loop.prediction for loop in loops])
+        distance = drift(prediction, initial)
+        loss = Loss(self.rl.drift_weight * distance, {"drift": distance.detach()})
+        if self.shift is None or labels is None:
+            return loss
+        cells = torch.cat([self.shift.cells(labels.to(self.device), loop.context.hidden) for loop in loops])
+        sums = self.shift.sums(cells, prediction.detach() - initial)
+        self.add_up(sums)
+        self.shift.update(sums)
+        size = 0.5 * self.shift.mean.square().sum(-1).mean()
+        return loss + Loss(self.rl.class_drift_weight * self.shift.penalty(cells, prediction), {"class_drift": size})
+
+    def _policy(
+        self, student: Predict, loops: list[RecordedLoop], scored: Scored, good: Bool[Tensor, " B"], fresh: bool
+    ) -> Loss:
+        """Weigh the likelihood of each token by its image's advantage.
+
+        Rollouts of these very weights (`fresh`) have this replay's own mean for the old one: the ratio is 1, although on a GPU they
+        were drawn with bfloat16 weights and the replay rounds elsewhere. For older ones the recorded noise tells it.
+        """
+        rl = self.rl
+        advantages = group_advantages(scored.score, good, rl.group).to(self.device)
+        logs, weights = [], []
+        for loop in replay_apart(student, loops):
+            drawn, explored, mean = loop.recorded.drawn, loop.recorded.explored, loop.prediction
+            assert explored is not None  # its sampler explores
+            old_mean = mean.detach() if fresh else drawn - rl.exploration * explored
+            logs.append(log_ratio(drawn, mean, old_mean, rl.exploration))
+            weights.append(advantages.repeat_interleave(loop.context.hidden.shape[1]))
+        return clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
+
+    def _weight(self, scored: Scored, good: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return the factor of each image's reward gradient."""
+        mean, std = self.scale or (0.0, 1.0)
+        weight = torch.full_like(scored.score, 1 / std if self.rl.reward_scale else 1.0)
+        if self.rl.saturate is not None:
+            weight = weight * saturation((scored.score - mean) / std, self.rl.saturate, 1.0)
+        return torch.where(good, weight, 0.0)
+
+    def _last(self, step: int) -> int:
+        """Return K, the same on all ranks."""
+        last = self.rl.last
+        return int(np.random.default_rng((self.seed, step)).integers(1, last + 1)) if self.rl.random_last else last
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next update depends on, for JSON; the running mean of `shift` is a tensor of its own."""
+        return {"scale": self.scale}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.scale = None if state["scale"] is None else tuple(state["scale"])

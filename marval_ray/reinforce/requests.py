@@ -1,0 +1,27 @@
+"""Which images are drawn for which update: the same for a seed, however many workers there are."""
+
+import math
+
+import numpy as np
+
+from marval_ray.config import RLConfig
+from marval_ray.types import Prompts, Request
+
+
+def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: int) -> list[Request]:
+    """Return the requests of batch `step`, `batch` images in all.
+
+    Prompts come in turn from permutations of all; policy gradients want `group` images of each.
+    """
+    repeat = config.group if config.estimator == "policy" else 1
+    count, number = math.ceil(batch / repeat), len(prompts)
+    first, last = step * count, (step + 1) * count
+    rounds = range(first // number, (last - 1) // number + 1)
+    order = np.concatenate([np.random.default_rng((seed, turn)).permutation(number) for turn in rounds])
+    start = first - rounds.start * number
+    wanted = prompts[order[start : start + count].repeat(repeat)[:batch].tolist()]
+    indices = range(step * batch, (step + 1) * batch)
+    return [
+        Request(seed, tuple(indices[i : i + config.chunk]), wanted[i : i + config.chunk])
+        for i in range(0, batch, config.chunk)
+    ]
