@@ -23,9 +23,9 @@ import torch
 import tyro
 
 from actors.crew.painter import Elsewhere
-from actors.crew.plan import Plan
 from actors.errors import plainly
 from actors.learning.gsim import GSIMRun
+from actors.learning.plan import Plan
 from actors.learning.reinforce import reinforce, role_demands, try_reward
 from actors.learning.trainer import demand, train
 from actors.recorder import METRICS, read_metrics

@@ -9,11 +9,24 @@ ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"marval_ray": {"ray", "actors", "jobs"}, "actors": {"jobs"}, "bench": {"jobs"}}
 """What the files of a layer may not import."""
 ROOMS = {
-    "files": {"files", "config", "types"},
-    "diffusion": {"diffusion", "files", "config", "types", "loss"},
-    "families": {"families", "diffusion", "files", "config", "types", "loss"},
+    "marval_ray": {
+        "types": {"draws"},
+        "files": {"types"},
+        "diffusion": {"loss"},
+        "rewards": {"files"},
+        "families": {"diffusion", "draws", "files", "loss", "types"},
+        "evaluation": {"families", "files", "types"},
+        "distil": {"config", "diffusion", "draws", "families", "loss"},
+        "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "rewards", "types"},
+        "hub": {"families", "files"},
+        "runs": {"config", "diffusion", "evaluation", "families", "files", "types"},
+        "embedded": {"config", "diffusion", "families", "files", "presets", "runs"},
+    },
+    "actors": {"crew": {"errors", "patience"}, "serving": {"resources"}},
 }
-"""What the files of a room of marval_ray may import of it."""
+"""What the files of a room may import of its package, besides their own room."""
+SEAM = "marval_ray.families.base."
+"""All that distillation and reinforcement know of a family."""
 
 
 def modules(source: str) -> set[str]:
@@ -32,9 +45,16 @@ def imported(source: str) -> set[str]:
     return {name.split(".")[0] for name in modules(source)}
 
 
-def rooms_of(source: str) -> set[str]:
-    """The rooms and modules of marval_ray that `source` imports."""
-    return {name.split(".")[1] for name in modules(source) if name.startswith("marval_ray.")}
+def rooms_of(source: str, package: str = "marval_ray") -> set[str]:
+    """The rooms and modules of a package that `source` imports."""
+    return {name.split(".")[1] for name in modules(source) if name.startswith(f"{package}.")}
+
+
+def files_of(package: str, room: str) -> list[Path]:
+    """The files of a room, which may be a single one."""
+    files = sorted((ROOT / package / room).rglob("*.py")) or [ROOT / package / f"{room}.py"]
+    assert files[0].exists()
+    return files
 
 
 @pytest.mark.parametrize("layer", FORBIDDEN)
@@ -45,12 +65,18 @@ def test_no_import_points_upwards(layer):
     assert not {str(path): names for path, names in wrong.items() if names}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_know_only_what_is_below_them(room):
-    files = sorted((ROOT / "marval_ray" / room).rglob("*.py"))
-    assert files
-    wrong = {str(f.relative_to(ROOT)): rooms_of(f.read_text(encoding="utf-8")) - ROOMS[room] for f in files}
+@pytest.mark.parametrize(("package", "room"), [(package, room) for package, rooms in ROOMS.items() for room in rooms])
+def test_rooms_know_only_what_is_below_them(package, room):
+    allowed = ROOMS[package][room] | {room}
+    wrong = {str(f.relative_to(ROOT)): rooms_of(f.read_text(encoding="utf-8"), package) - allowed for f in files_of(package, room)}
     assert not {path: names for path, names in wrong.items() if names}
+
+
+@pytest.mark.parametrize("room", ["distil", "reinforce", "evaluation", "hub", "runs"])
+def test_nobody_above_the_seam_knows_a_family(room):
+    named = {name for f in files_of("marval_ray", room) for name in modules(f.read_text(encoding="utf-8"))}
+    known = {name for name in named if name.startswith("marval_ray.families.") and not name.startswith(SEAM)}
+    assert not {name for name in known if room in ("distil", "reinforce") or name.startswith("marval_ray.families.mar")}
 
 
 def test_a_wrong_import_would_be_seen():

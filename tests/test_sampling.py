@@ -7,8 +7,8 @@ from torch import nn
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import Ancestral, OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.distil.denoising import context_loss
 from marval_ray.draws import Draws
-from marval_ray.families.loss import context_loss
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_loops, sample_tokens
 from marval_ray.families.mar.masking import mask_tokens

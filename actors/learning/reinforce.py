@@ -10,11 +10,11 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.crew.judge import Judge
-from actors.crew.plan import Plan
 from actors.crew.pool import Crew, Feed, about, hire
 from actors.crew.reward import RewardWorker
 from actors.crew.rollout import RolloutWorker
 from actors.crew.shares import joined
+from actors.learning.plan import Plan
 from actors.learning.rl import RLRun
 from actors.learning.trainer import train
 from actors.learning.watch import BEST

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from actors.crew.plan import Plan
 from actors.crew.pool import Crew, Feed
 from actors.crew.shares import Share, Shares
 from actors.learning.engine import whole_parameters
 from actors.learning.gsim import make_matcher
 from actors.learning.learner import Learner
+from actors.learning.plan import Plan
 from actors.learning.ranks import dealt, from_chief
 from actors.learning.watch import Watch
 from actors.patience import CalledOff, Patience

@@ -16,7 +16,7 @@ from marval_ray import cli
 from marval_ray.average import EMA
 from marval_ray.config import check_seed
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.loss import context_loss
+from marval_ray.distil.denoising import context_loss
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
 from marval_ray.families.mar.model import MAR, gather_tokens, patchify
 from marval_ray.files.atomic import atomic_path

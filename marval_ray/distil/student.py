@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.distil.denoising import context_loss
 from marval_ray.families.base import Backbone, Context
-from marval_ray.families.loss import context_loss
 
 
 class Student(nn.Module):

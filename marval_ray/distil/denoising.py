@@ -1,4 +1,4 @@
-"""The training loss of a backbone and its head over contexts."""
+"""The training loss of a backbone and its head over contexts: of a teacher on real tokens, of the auxiliary network on drawn ones."""
 
 import torch
 from jaxtyping import Float
