@@ -4,8 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 from marval_ray.environment import before_ray
+
+CHECKED = (
+    "marval_ray.diffusion", "marval_ray.distil", "marval_ray.draws", "marval_ray.evaluation", "marval_ray.families.generation",
+    *(f"marval_ray.families.mar.{part}" for part in ("batching", "codec", "context", "contexts", "loop", "masking", "model")),
+    "marval_ray.reinforce", "marval_ray.rewards", "marval_ray.types",
+)  # fmt: skip
+install_import_hook(CHECKED, "beartype.beartype")  # shapes and types of the maths hold in every call of a test
 
 os.environ["RAY_ADDRESS"] = "local"  # never a cluster that this machine happens to run, or that died and left a note
 before_ray()  # as the jobs do

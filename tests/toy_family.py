@@ -114,7 +114,7 @@ class ToyFamily(Family):
             confidence, codes = (logits + 0.1 * draws.noise("code", loop, (LENGTH, CODES))).max(-1)
             hidden = confidence.masked_fill(known, -torch.inf).topk(len(share), 1).indices.sort(1).values
             z = model.conditions(ToyContext(tokens, texts, known, hidden))
-            drawn = sampler(model.head, z, _at(noise, hidden).flatten(0, 1), [_at(step, hidden).flatten(0, 1) for step in steps], 1.0)
+            drawn = sampler(model.head, z, _at(noise, hidden).flatten(0, 1), _at(steps, hidden).flatten(1, 2), 1.0)
             tokens = Tokens(
                 tokens.values.scatter(1, hidden[..., None].expand(-1, -1, CHANNELS), drawn.unflatten(0, hidden.shape)),
                 torch.where(known, tokens.codes, codes), tokens.revealed.scatter(1, hidden, loop),
@@ -133,9 +133,10 @@ FAMILY = ToyFamily()
 
 
 def _noise(draws, sampler):
+    initial = draws.noise("initial", 0, (LENGTH, CHANNELS))
     steps = [draws.noise("step", step, (LENGTH, CHANNELS)) for step in range(sampler.noise_steps)]
-    return draws.noise("initial", 0, (LENGTH, CHANNELS)), steps
+    return initial, torch.stack(steps) if steps else initial[None, :0].new_empty(0, *initial.shape)
 
 
 def _at(values, places):
-    return values.take_along_dim(places[..., None], 1)
+    return values[..., torch.arange(len(places))[:, None], places, :]

@@ -27,7 +27,7 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Int64[Tensor, " N"]) -> Float[Tensor, "N W"]:
         return self.mlp(time_features(t).to(next(self.parameters()).dtype))
 
 
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, x_NW: Tensor, y_NW: Tensor) -> Tensor:
+    def forward(self, x_NW: Float[Tensor, "N W"], y_NW: Float[Tensor, "N W"]) -> Float[Tensor, "N W"]:
         shift, scale, gate = self.adaLN_modulation(y_NW).chunk(3, dim=-1)
         return x_NW + gate * self.mlp(torch.addcmul(shift, self.in_ln(x_NW), 1 + scale))
 
@@ -52,7 +52,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x_NW: Tensor, y_NW: Tensor) -> Tensor:
+    def forward(self, x_NW: Float[Tensor, "N W"], y_NW: Float[Tensor, "N W"]) -> Float[Tensor, "N D2"]:
         shift, scale = self.adaLN_modulation(y_NW).chunk(2, dim=-1)
         return self.linear(torch.addcmul(shift, F.layer_norm(x_NW, (self.width,), eps=1e-6), 1 + scale))
 
@@ -97,6 +97,8 @@ class DenoisingHead(nn.Module):
         eps, v = self.final_layer(h_NW, y_NW).chunk(2, dim=-1)
         return eps, v
 
-    def forward(self, x_t: Tensor, t: Tensor, z_NZ: Tensor) -> tuple[Tensor, Tensor]:
-        """`denoise` from the raw condition z: x_t (N, D), t (N,) or (1,), z (N, Z) -> eps, v (N, D)."""
+    def forward(
+        self, x_t: Float[Tensor, "N D"], t: Int64[Tensor, " M"], z_NZ: Float[Tensor, "N Z"]
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Return (eps, v) as `denoise` does, from the raw condition z; M is 1 or N."""
         return self.denoise(x_t, t, self.condition(z_NZ))

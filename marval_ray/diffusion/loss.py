@@ -42,8 +42,9 @@ def denoising_loss(
 
 
 def diffusion_terms(
-    head: DenoisingHead, x_0: Tensor, z: Tensor, t: Tensor, noise: Tensor, diffusion: Diffusion
-) -> DiffusionTerms:
+    head: DenoisingHead, x_0: Float[Tensor, "N D"], z: Float[Tensor, "N Z"], t: Int64[Tensor, " N"], noise: Float[Tensor, "N D"],
+    diffusion: Diffusion,
+) -> DiffusionTerms:  # fmt: skip
     """The two terms of `denoising_loss`, row by row."""
     alpha, sigma = diffusion.alpha_sigma(t)
     x_t = alpha * x_0 + sigma * noise
@@ -54,8 +55,9 @@ def diffusion_terms(
 
 
 def reverse_moments(
-    x_t: Tensor, eps: Tensor, v: Tensor, t: Tensor, diffusion: Diffusion, clip_x0: float | None = None
-) -> tuple[Tensor, Tensor]:
+    x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], t: Int64[Tensor, " M"], diffusion: Diffusion,
+    clip_x0: float | None = None,
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:  # fmt: skip
     """Mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta."""
     abar = diffusion.alphas_cumprod[t].unsqueeze(-1)
     x_0 = (1 / abar).sqrt().float() * x_t - (1 / abar - 1).sqrt().float() * eps
@@ -68,8 +70,9 @@ def reverse_moments(
 
 
 def variational_bits(
-    x_0: Tensor, x_t: Tensor, eps: Tensor, v: Tensor, t: Tensor, diffusion: Diffusion
-) -> Float[Tensor, " N"]:
+    x_0: Float[Tensor, "N D"], x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"],
+    t: Int64[Tensor, " N"], diffusion: Diffusion,
+) -> Float[Tensor, " N"]:  # fmt: skip
     """KL(true posterior | model) in bits a channel; at t = 0 the negative log-likelihood of x_0 in bins of 1/127.5."""
     mean, log_variance = reverse_moments(x_t, eps, v, t, diffusion)
     true_mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
@@ -80,7 +83,9 @@ def variational_bits(
     return torch.where(t.unsqueeze(-1) == 0, nll, kl).mean(-1) / math.log(2)
 
 
-def _binned_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def _binned_log_likelihood(
+    x: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], log_scale: Float[Tensor, "N D"]
+) -> Float[Tensor, "N D"]:
     """Log-probability of the bin of half-width 1/255 around x; the outermost bins are open."""
     inverse = (-log_scale).exp()
     upper, lower = _normal_cdf(inverse * (x - mean + 1 / 255)), _normal_cdf(inverse * (x - mean - 1 / 255))
@@ -89,5 +94,5 @@ def _binned_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor
     return torch.where(x < -0.999, upper.clamp(min=1e-12).log(), inner)
 
 
-def _normal_cdf(u: Tensor) -> Tensor:
+def _normal_cdf(u: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))

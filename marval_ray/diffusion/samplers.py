@@ -4,10 +4,10 @@ Shape suffixes: M rows of conditions, N tokens, D token channels, W condition wi
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.head import DenoisingHead
@@ -17,6 +17,7 @@ from marval_ray.diffusion.schedule import Diffusion, cosine_diffusion
 Schedule = Literal["linear", "constant"]
 
 
+@runtime_checkable
 class TokenSampler(Protocol):
     """Draws the tokens of one loop from their conditions."""
 
@@ -53,8 +54,16 @@ class OneStep:
     noise_steps: int = 0
 
     def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
+        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
+        revealed: float,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
+        """Return `predict`; it looks at neither `steps` nor `revealed`."""
+        return self.predict(head, z, initial)
+
+    def predict(
+        self, head: DenoisingHead, z: Float[Tensor, "N W"], initial: Float[Tensor, "N D"]
+    ) -> Float[Tensor, "N D"]:
+        """Return x_0 of N tokens from their noise n = `initial`."""
         t = torch.full((1,), self.timestep, device=z.device)
         alpha, sigma = cosine_diffusion(device=z.device).alpha_sigma(t)
         eps, _ = head(initial.to(z.dtype), t, z)
@@ -77,8 +86,9 @@ class Tempered:
         return self.sampler.noise_steps
 
     def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
+        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
+        revealed: float,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
         return self.sampler(head, z, self.temperature * initial, steps, revealed)
 
 
@@ -92,9 +102,10 @@ class Exploring:
     noise_steps: int = 1
 
     def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
-        return OneStep(self.timestep)(head, z, initial, steps, revealed) + self.std * steps[0]
+        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
+        revealed: float,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
+        return OneStep(self.timestep).predict(head, z, initial) + self.std * steps[0]
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,9 @@ class Ancestral:
         return 1 + (self.cfg - 1) * revealed if self.cfg_schedule == "linear" else self.cfg
 
     def __call__(
-        self, head: DenoisingHead, z: Tensor, initial: Tensor, steps: Tensor, revealed: float
-    ) -> Tensor:
+        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
+        revealed: float,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
         diffusion = cosine_diffusion(self.steps, z.device)
         condition = head.condition(z)
         x = initial
@@ -135,8 +147,8 @@ class Ancestral:
         return x
 
     def guided_noise(
-        self, head: DenoisingHead, x: Tensor, t: Tensor, condition: Tensor, revealed: float
-    ) -> tuple[Tensor, Tensor]:
+        self, head: DenoisingHead, x: Float[Tensor, "N D"], t: Int64[Tensor, "1"], condition: Float[Tensor, "M W"], revealed: float
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Return (guided eps, v): both halves are of the same x; v is the conditional one."""
         if not self.guided:
             eps, v = head.denoise(x.to(condition.dtype), t, condition)
@@ -146,8 +158,9 @@ class Ancestral:
         return guided(conditional, unconditional, self.scale(revealed)), v.float().chunk(2)[0]
 
     def reverse_step(
-        self, x: Tensor, eps: Tensor, v: Tensor, noise: Tensor, index: int, diffusion: Diffusion
-    ) -> Tensor:
+        self, x: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], noise: Float[Tensor, "N D"], index: int,
+        diffusion: Diffusion,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
         """x_{i-1} ~ p(. | x_i); the last step (index 0) adds no noise."""
         t = torch.full((1,), index, device=x.device)
         mean, log_variance = reverse_moments(x, eps, v, t, diffusion, self.clip_x0)

@@ -49,7 +49,7 @@ class Diffusion:
         return getattr(self, name)[t].unsqueeze(-1).float()
 
 
-def _from_betas(betas: Tensor, timesteps: Tensor) -> Diffusion:
+def _from_betas(betas: Float64[Tensor, " S"], timesteps: Int64[Tensor, " S"]) -> Diffusion:
     abar = torch.cumprod(1 - betas, dim=0)
     previous = torch.cat([abar.new_ones(1), abar[:-1]])
     variance = betas * (1 - previous) / (1 - abar)

@@ -5,10 +5,10 @@ Needs neither Ray nor DeepSpeed: who trains the auxiliary network hands it in, w
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import GSIMConfig
@@ -20,6 +20,7 @@ from marval_ray.families.base import Backbone, Context, Contexts, Predict
 from marval_ray.loss import Loss
 
 
+@runtime_checkable
 class Trained(Protocol):
     """A network that is being trained, such as DeepSpeed's engines; `module` is the Auxiliary."""
 
@@ -96,14 +97,14 @@ class ScoreMatcher:
                 z_null = None if config.w == 1 else teacher.conditions(teacher.unconditional(context))
                 z_psi = psi.conditions(context)
 
-            def teacher_noise(x_t: Tensor, t: Tensor) -> Tensor:
+            def teacher_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 conditional, _ = teacher.head(x_t, t, z_teacher)
                 if z_null is None:
                     return conditional.float()
                 unconditional, _ = teacher.head(x_t, t, z_null)
                 return guided(conditional.float(), unconditional.float(), config.w)
 
-            def auxiliary_noise(x_t: Tensor, t: Tensor) -> Tensor:
+            def auxiliary_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 return psi.head(x_t, t, z_psi)[0].float()
 
             return gsim_generator(x_0, t, noise, teacher_noise, auxiliary_noise, cosine_diffusion(device=x_0.device), config)

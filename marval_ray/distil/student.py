@@ -18,7 +18,7 @@ class Student(nn.Module):
     def forward(self, context: Context, noise: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return x_0 of the hidden tokens, row by row, from noise n ~ N(0, I)."""
         z = self.backbone.conditions(context)
-        return self.backbone.one_step(self.backbone.head, z, noise, noise[None, :0], revealed=1.0)
+        return self.backbone.one_step.predict(self.backbone.head, z, noise)
 
 
 class Auxiliary(nn.Module):

@@ -44,7 +44,7 @@ class Evaluator:
     def load(cls, classifier: Path, reference: Path) -> "Evaluator":
         return cls(load_classifier(classifier), Statistics.load(reference))
 
-    def score(self, images: Float[Tensor, "N 1 H W"], labels: Int64[Tensor, " N"] | None) -> Scores:
+    def score(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> Scores:
         """Score images in [-1, 1], with their labels if they have some.
 
         Raises ValueError when the classifier does not know such images or labels, or they are too few for a covariance.
@@ -60,7 +60,7 @@ class Evaluator:
             samples=len(images),
         )
 
-    def caveats(self, labels: Tensor) -> list[str]:
+    def caveats(self, labels: Int64[Tensor, " N"]) -> list[str]:
         """What makes the scores of images with these labels say less than they seem to."""
         found, classes, features = len(labels.unique()), self.classifier.logits.out_features, len(self.reference.mean)
         said = []
@@ -70,7 +70,7 @@ class Evaluator:
             said.append(f"{len(labels)} images are too few to know the covariance of {features} features: FD is far too high")
         return said
 
-    def check(self, images: Tensor, labels: Tensor | None) -> None:
+    def check(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> None:
         """Raise ValueError unless these images can be compared with the reference."""
         channels, *size = images.shape[1:]
         if channels != 1 or size not in SIZES:
@@ -79,7 +79,7 @@ class Evaluator:
         if labels is not None:
             self.check_labels(labels)
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_labels(self, labels: Int64[Tensor, " N"]) -> None:
         """Raise ValueError unless images of these classes can be scored."""
         check_count(len(labels))
         classes = self.classifier.logits.out_features

@@ -85,11 +85,11 @@ def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor
     return torch.stack(distances).mean().item() if distances else float("nan")
 
 
-def _by_class(features: Tensor, labels: Tensor) -> Iterator[Tensor]:
+def _by_class(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> Iterator[Float64[Tensor, "_ F"]]:
     for label in labels.unique():
         yield features[labels == label][:1000]
 
 
-def _symmetric_root(matrix: Tensor) -> Tensor:
+def _symmetric_root(matrix: Float64[Tensor, "F F"]) -> Float64[Tensor, "F F"]:
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -30,6 +30,7 @@ Predict = Callable[[Any, Tensor], Tensor]
 """G(n, c): the one-step prediction of the hidden tokens of a context, row by row, as `Student.forward` gives it."""
 
 
+@runtime_checkable
 class FamilyConfig(Protocol):
     """Sizes of a model: a frozen dataclass of plain values, which config.json holds."""
 
@@ -52,6 +53,7 @@ class FamilyConfig(Protocol):
         """t*: the timestep at which a one-step student reads its noise."""
 
 
+@runtime_checkable
 class Context(Protocol):
     """What a model is told of a batch of images: everything but the tokens at `hidden`."""
 
@@ -94,6 +96,7 @@ class Backbone(nn.Module, ABC):
         return OneStep(self.config.student_timestep)
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Between tokens and images; frozen."""
 
@@ -107,6 +110,7 @@ class Codec(Protocol):
         """Return images in [-1, 1]; differentiable in the values of the tokens."""
 
 
+@runtime_checkable
 class Contexts(Protocol):
     """The training contexts of stage 1, of one rank's share of the data."""
 
@@ -142,6 +146,7 @@ class Wish:
         return Draws(self.seed, (self.index,))
 
 
+@runtime_checkable
 class Drawing(Protocol):
     """A wish under way. done: loops; a drawing ends when it is `finished`."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from marval_ray.families.base import Backbone, Codec
 from marval_ray.types import Prompts
 
 
+@runtime_checkable
 class Painter(Protocol):
     """Who draws images. loops: N_AR, the number of auto-regressive loops; batch: images at once."""
 
@@ -25,7 +26,7 @@ class Painter(Protocol):
     def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Float[Tensor, "N C H W"]:
         """Return images in [-1, 1] on the CPU. progress: title of a progress bar that counts them."""
 
-    def with_loops(self, loops: int) -> Self:
+    def with_loops(self, loops: int) -> "Painter":
         """Return the same painter with another number of loops."""
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Scores images against their prompts; higher is better."""
 
@@ -31,13 +32,13 @@ class WeightedSum:
     def differentiable(self) -> bool:
         return all(reward.differentiable for reward in self.rewards)
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         parts = zip(self.rewards, self.weights, self.names)
         first, *rest = (weight * checked(reward(images, prompts), images, reward, name) for reward, weight, name in parts)
         return sum(rest, start=first)
 
 
-def checked(score: object, images: Tensor, reward: Reward, name: str) -> Tensor:
+def checked(score: object, images: Float[Tensor, "B C H W"], reward: Reward, name: str) -> Float[Tensor, " B"]:
     """Return `score`, which `reward` gave `images`. Raises ValueError when it is no score for each, or lacks its gradient."""
     if not isinstance(score, Tensor) or not score.is_floating_point() or score.shape != images.shape[:1]:
         found = f"{score.dtype} {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__

@@ -90,7 +90,7 @@ class CLIPReward(nn.Module):
         scale = self.model.logit_scale.exp() if self.scale is None else self.scale
         return scale * cosine(images, texts)
 
-    def image_features(self, images: Tensor) -> Float[Tensor, "B F"]:
+    def image_features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         pixels = self.transform(images).to(self.model.dtype)
         return self.model.get_image_features(pixels).pooler_output.float()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from marval_ray.files.fit import check_finite, check_fit, check_report
@@ -198,7 +198,7 @@ def ldm_name(name: str, levels: int) -> str:
     return name
 
 
-def _ldm_layout(name: str, value: Tensor) -> Tensor:
+def _ldm_layout(name: str, value: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Attention projections are 1x1 convolutions in LDM, linear layers in diffusers."""
     return value[:, :, None, None] if ".attentions." in name and value.ndim == 2 else value
 

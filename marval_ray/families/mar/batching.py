@@ -66,6 +66,6 @@ def advance(drawings: Sequence[Drawing]) -> None:
     # Ascending positions; images that predict fewer than others get some more, which nobody reads.
     wanted = predicted.byte().argsort(dim=1, descending=True, stable=True)[:, : max(last - first for first, last in counts)]
     z = model.ragged(tokens.to(model.dtype), labels, known, wanted)[predicted.gather(1, wanted)]
-    tokens[predicted] = model.one_step(model.head, z, noise[predicted], noise[:0], 1.0)
+    tokens[predicted] = model.one_step.predict(model.head, z, noise[predicted])
     for drawing, drawn in zip(drawings, tokens, strict=True):
         drawing.values, drawing.done = drawn, drawing.done + 1

@@ -1,10 +1,8 @@
 """Sizes of MAR."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from marval_ray.families.base import Family
+from marval_ray.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class ModelConfig:
                 raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
 
     @property
-    def family(self) -> "Family":
+    def family(self) -> Family:
         """The family that knows what to do with these sizes."""
         from marval_ray.families.mar.family import FAMILY  # it imports this
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from marval_ray.diffusion.samplers import TokenSampler
@@ -50,12 +51,12 @@ class MARFamily(Family):
 
         return labels
 
-    def reveal(self, backbone: MAR, sampler: TokenSampler, condition: Tensor, draws: Draws, loops: int) -> Iterator[Tokens]:
+    def reveal(self, backbone: MAR, sampler: TokenSampler, condition: Int64[Tensor, " B"], draws: Draws, loops: int) -> Iterator[Tokens]:
         c = backbone.config
         random = Randomness.of(draws, c.num_tokens, c.token_channels, sampler.noise_steps).to(backbone.device)
         return map(Tokens, sample_loops(backbone, sampler, condition, random, loops))
 
-    def recorded(self, rollout: Rollout, condition: Tensor, sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
+    def recorded(self, rollout: Rollout, condition: Int64[Tensor, " B"], sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
         tokens = rollout.tokens.values
         _, length, channels = tokens.shape
         random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)

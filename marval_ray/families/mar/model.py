@@ -28,14 +28,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BTC: Tensor, rows_BP: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTC: Float[Tensor, "B T C"], rows_BP: Int64[Tensor, "B P"] | None = None) -> Float[Tensor, "B _ C"]:
         """Of the positions `rows_BP` (by default of all)."""
         q, k, v = self._heads(self.qkv(x_BTC))
         if rows_BP is not None:
             q = q.take_along_dim(rows_BP[:, None, :, None], dim=2)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def packed(self, x_MC: Tensor, seen_BT: Tensor, places_M: Tensor) -> Tensor:
+    def packed(
+        self, x_MC: Float[Tensor, "M C"], seen_BT: Bool[Tensor, "B T"], places_M: Int64[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
         """Of the tokens that `seen_BT` marks, within each row of it; `places_M` are their places in all rows together."""
         qkv = self.qkv(x_MC)
         padded = qkv.new_zeros(seen_BT.numel(), qkv.shape[-1]).index_copy_(0, places_M, qkv)
@@ -43,7 +45,7 @@ class Attention(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, seen_BT[:, None, None])
         return self.proj(attended.transpose(1, 2).flatten(2).flatten(0, 1)[places_M])
 
-    def _heads(self, qkv_BTC: Tensor) -> Tensor:
+    def _heads(self, qkv_BTC: Float[Tensor, "B T C3"]) -> Float[Tensor, "3 B H T E"]:
         return qkv_BTC.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
@@ -53,7 +55,7 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         return self.fc2(F.gelu(self.fc1(x_BTC)))
 
 
@@ -67,13 +69,15 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, int(width * mlp_ratio))
 
-    def forward(self, x_BTC: Tensor, rows_BP: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTC: Float[Tensor, "B T C"], rows_BP: Int64[Tensor, "B P"] | None = None) -> Float[Tensor, "B _ C"]:
         """The positions `rows_BP` (by default all) after this block."""
         attended = self.attn(self.norm1(x_BTC), rows_BP)
         x_BPC = (x_BTC if rows_BP is None else gather_tokens(x_BTC, rows_BP)) + attended
         return x_BPC + self.mlp(self.norm2(x_BPC))
 
-    def packed(self, x_MC: Tensor, seen_BT: Tensor, places_M: Tensor) -> Tensor:
+    def packed(
+        self, x_MC: Float[Tensor, "M C"], seen_BT: Bool[Tensor, "B T"], places_M: Int64[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
         """The tokens that `seen_BT` marks, row after row, after this block."""
         x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT, places_M)
         return x_MC + self.mlp(self.norm2(x_MC))
