@@ -1,18 +1,22 @@
-"""cluster.yaml and cluster.local.yaml: what `ray up` would accept, with a token, and nothing open to others."""
+"""cluster.yaml and cluster.local.yaml: what `ray up` would accept, with a token, and nothing open to others; what nodes get."""
 
 import re
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from actors.serving.endpoint_config import EndpointConfig
 
 ROOT = Path(__file__).parent.parent
 FILES = ("cluster.yaml", "cluster.local.yaml")
+PARTS = ("marval_ray", "actors", "jobs")
+"""What runs on nodes."""
 
 
 def config_of(name: str) -> dict:
@@ -35,8 +39,19 @@ def test_ray_starts_with_the_token_and_the_dashboard_on_localhost(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_large_or_local_stays_here(name):
-    assert {".git", ".venv", "runs", "data"} <= set(config_of(name)["rsync_exclude"])
+def test_what_is_large_or_local_stays_here_and_nothing_that_runs(name):
+    excluded = set(config_of(name)["rsync_exclude"])
+    assert {".git", ".venv", "/runs", "/data"} <= excluded
+    folders = {path.name for part in PARTS for path in (ROOT / part).rglob("*") if path.is_dir()}
+    assert not excluded & folders
+
+
+def test_a_submitted_job_takes_along_all_that_runs(tmp_path):
+    create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        names = set(package.namelist())
+    assert {path.relative_to(ROOT).as_posix() for part in PARTS for path in (ROOT / part).rglob("*.*") if path.suffix != ".pyc"} <= names
+    assert {"runs", "data", ".venv"}.isdisjoint(name.split("/")[0] for name in names)
 
 
 def test_the_image_has_the_pinned_versions():

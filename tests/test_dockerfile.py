@@ -42,8 +42,7 @@ def test_versions_are_the_pinned_ones():
 
 
 def test_all_that_runs_is_copied_and_nothing_else_is_sent():
-    packages = re.findall(r"(?m)^    (\w+)\*$", (ROOT / "setup.cfg").read_text(encoding="utf-8"))
-    assert {*packages, "jobs", "LICENSE", "NOTICE"} <= copied() and len(packages) == 2
+    assert {"marval_ray", "actors", "jobs", "LICENSE", "NOTICE"} <= copied()
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
     assert "*" in ignored and {line[1:] for line in ignored if line.startswith("!")} == copied()
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marval_ray.embedded import assets_index
-from marval_ray.runs import report
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
 from marval_ray.families.base import Backbone, Codec
-from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.families.generation import Generation, Painter, student_generation
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
-from marval_ray.families.generation import Generation, Painter, student_generation
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.runs import report
 from marval_ray.types import Prompts
 
 
