@@ -1,0 +1,1 @@
+"""A run: its folder, its stages, its figures and its report."""
