@@ -24,6 +24,7 @@ from marval_ray.config import RLConfig
 from marval_ray.families.mar.checkpoint import load_model
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
+from marval_ray.runs.stage import RL
 from marval_ray.types import Drawn, Rollout
 
 MEASURED_BATCH = 1_000_000
@@ -109,7 +110,7 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
     """Train in `storage`, from its last checkpoint if there is one."""
     with hired(plan) as crew:
         before = reward_of(plan, crew, plan.student)
-        last = train(RLRun.of(plan, crew), storage, "rl")
+        last = train(RLRun.of(plan, crew), storage, RL)
         best = last / BEST
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)

@@ -1,6 +1,6 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marval_ray.embedded import assets_index
-from marval_ray.runs import report
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
+from marval_ray.families.generate import Generation, class_labels, student_generation
 from marval_ray.families.mar.codec import VAE, load_vae
 from marval_ray.families.mar.model import MAR
-from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
-from marval_ray.families.generate import Generation, class_labels, student_generation
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.presets import PRESETS, SAMPLERS
+from marval_ray.runs import report
+from marval_ray.runs.stage import Stage, read_metrics
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,12 @@ class FiguresConfig:
         return kept
 
     @classmethod
-    def embedded(cls) -> "FiguresConfig":
+    def of(cls, preset: str) -> "FiguresConfig":
+        """With the sampler of a preset, and the files that it brings along."""
+        files = PRESETS[preset].files
         return cls(
-            assets_index.CLASSIFIER, assets_index.REFERENCE, assets_index.TEACHER_FIGURES, assets_index.teacher_sampler(),
-            class_names=CLASS_NAMES,
+            classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=SAMPLERS[preset],
+            class_names=files.class_names,
         )  # fmt: skip
 
     def row_labels(self) -> list[str]:
@@ -89,11 +91,6 @@ class FiguresConfig:
 
 
 SCORES = ("fd", "accuracy", "diversity")
-CURVES = {
-    "gsim": ("losses.png", "GSIM: losses; lines are running means."),
-    "rl": ("rl.png", "RL: reward, held-out figures and flow; lines are running means."),
-}
-"""File and caption of each stage's plot."""
 
 
 class Figures:
@@ -169,8 +166,8 @@ class Figures:
         if "teacher_fd" in self.summary:
             self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
 
-    def write(self, config: dict[str, Any], metrics: dict[str, list[dict[str, float]]], extra: dict[str, float]) -> None:
-        """summary.json, the pictures and report.html. `metrics` are the rows of each stage's metrics file."""
+    def write(self, config: dict[str, Any], stages: Iterable[Stage], extra: dict[str, float]) -> None:
+        """summary.json, the pictures and report.html of a run of these stages, whose metrics lie in the folder."""
         self.summary |= {"samples": self.config.samples, **extra}
         rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter("n_ar"))
         write_json(self.folder / "summary.json", self.summary | {"loops": rows})
@@ -180,10 +177,9 @@ class Figures:
         if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
-        for stage, points in metrics.items():
-            path = self.folder / CURVES[stage][0]
-            report.plot_losses(path, points)
-            pictures.append((CURVES[stage][1], path))
+        for stage in stages:
+            report.plot_losses(self.folder / stage.plot, read_metrics(self.folder / stage.metrics))
+            pictures.append((stage.caption, self.folder / stage.plot))
         report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
 
     def _student(self, model: MAR) -> Generation:
