@@ -14,25 +14,19 @@ from torch.utils.tensorboard import SummaryWriter
 from actors.errors import whole, write_down
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.storage import ERRORS, Storage
-
-METRICS = {"gsim": "metrics.jsonl", "rl": "metrics-rl.jsonl"}
-SHOWN = {
-    "gsim": {"generator/loss": "loss", "generator/l2": "l2", "auxiliary/mse": "aux", "images_per_second": "img/s"},
-    "rl": {"reward": "reward", "reward_std": "std", "held_out/fd": "FD", "held_out/accuracy": "acc", "images_per_second": "img/s"},
-}
-"""Metrics beside the progress bar, by stage."""
+from marval_ray.runs.stage import GSIM, Stage, read_metrics
 
 
 class Recorder:
     """Writes what a learner reports into `storage`. Metrics are numbers by name; steps count finished updates.
 
-    stage: "gsim" or "rl"; each has its own metrics file. bar: whether to draw a progress bar.
+    bar: whether to draw a progress bar.
     """
 
-    def __init__(self, storage: Storage, total: int, stage: str = "gsim", bar: bool = True):
+    def __init__(self, storage: Storage, total: int, stage: Stage = GSIM, bar: bool = True):
         self.storage, self.total, self.stage = storage, total, stage
-        self.bar = tqdm_ray.tqdm(desc=stage, total=total, unit="step") if bar else None
-        self.path = storage.folder / METRICS[stage]
+        self.bar = tqdm_ray.tqdm(desc=stage.name, total=total, unit="step") if bar else None
+        self.path = storage.folder / stage.metrics
         self.step, self.shown = 0, dict[str, float]()
         self.gauges: dict[str, Gauge] = {}
         self.board: SummaryWriter | None = None
@@ -44,7 +38,7 @@ class Recorder:
         kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.board = SummaryWriter(str(self.storage.folder / "tensorboard" / self.stage), purge_step=step + 1)
+        self.board = SummaryWriter(str(self.storage.folder / "tensorboard" / self.stage.name), purge_step=step + 1)
         self._advance(step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -74,8 +68,8 @@ class Recorder:
 
     def _advance(self, step: int) -> None:
         if self.bar is not None:
-            texts = [f"{short} {self.shown[name]:.3g}" for name, short in SHOWN[self.stage].items() if name in self.shown]
-            self.bar.set_description(" ".join([self.stage, *texts]))
+            texts = [f"{short} {self.shown[name]:.3g}" for name, short in self.stage.shown.items() if name in self.shown]
+            self.bar.set_description(" ".join([self.stage.name, *texts]))
             self.bar.update(step - self.step)
         self.step = step
 
@@ -86,7 +80,8 @@ class Recorder:
     def _gauge(self, name: str) -> Gauge:
         """The metric `name` as Prometheus gets it from Ray."""
         if name not in self.gauges:
-            self.gauges[name] = Gauge(f"marval_{self.stage}_{name.replace('/', '_')}", f"{name} of the {self.stage} stage")
+            stage = self.stage.name
+            self.gauges[name] = Gauge(f"marval_{stage}_{name.replace('/', '_')}", f"{name} of the {stage} stage")
         return self.gauges[name]
 
     def stop(self, number: signal.Signals) -> None:
@@ -120,12 +115,7 @@ def error_log(storage: Storage) -> Path:
     return storage.folder / ERRORS
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last one that is not whole does not count."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def recorder_actor(storage: Storage, total: int, stage: str = "gsim", bar: bool = True) -> Any:
+def recorder_actor(storage: Storage, total: int, stage: Stage = GSIM, bar: bool = True) -> Any:
     """A recorder on the driver's own node, where the run's folder or working copy is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(storage, total, stage, bar)

@@ -21,6 +21,7 @@ from records import DEFAULT, Records, Settings, Summary
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.files.atomic import atomic_path
+from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.runs import report
 from marval_ray.runs.figures import FiguresConfig
 
@@ -110,7 +111,7 @@ def main(config: Config) -> None:
 
 def teacher_rows(config: Config) -> list[dict[str, Any]]:
     """As they are now: their speed may have been measured anew since a run was made."""
-    return replace(FiguresConfig.embedded(), samples=config.samples).teacher_rows()
+    return replace(FiguresConfig.of(PRESETS["tiny"].files, SAMPLERS["tiny"]), samples=config.samples).teacher_rows()
 
 
 def gsim_section(config: Config, records: Records) -> str:

@@ -1,12 +1,16 @@
 """Tables of docs/results.md and the README, from summaries of runs."""
 
+from collections.abc import Iterable
 from statistics import mean, median, stdev
 
 from records import Summary
 
+from marval_ray.evaluation.metrics import ACCURACY, FD, REPORTED, SPEED
 from marval_ray.evaluation.sweep import Row
+from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
+from marval_ray.runs.stage import GSIM
 
-LABELS = (("fd", ".2f"), ("accuracy", ".3f"), ("diversity", ".3f"))
+HEADS = [score.title for score in REPORTED]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -15,11 +19,17 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def over(runs: list[Summary], name: str, form: str) -> str:
+def over(values: Iterable[float], form: str) -> str:
     """Mean ± standard deviation over runs."""
-    values = [run[name] for run in runs]
+    values = list(values)
     spread = f" ± {stdev(values):{form}}" if len(set(values)) > 1 else ""
     return f"{mean(values):{form}}{spread}"
+
+
+def cells(runs: Iterable[Measured]) -> list[str]:
+    """The same of each score."""
+    runs = list(runs)
+    return [over((measured.scores[score.name] for measured in runs), score.form) for score in REPORTED]
 
 
 def student_rows(run: Summary) -> dict[int, Row]:
@@ -35,64 +45,58 @@ def fewest_loops(seeds: list[Summary], slack: float = 1.02) -> int:
 
 
 def headline(seeds: list[Summary]) -> str:
-    first, n = seeds[0], fewest_loops(seeds)
-    most = first["student_n_ar"]
-    at_fewest = [{f"fewest_{key}": value for key, value in student_rows(run)[n].items()} for run in seeds]
-    runs = [run | row for run, row in zip(seeds, at_fewest)]
-    kinds = [
-        ("Teacher, its best setting", f"{first['teacher_n_ar']} loops x 100 steps", "teacher_{}"),
-        ("Student before GSIM", f"{most} loops x 1 step", "student_{}_before"),
-        ("Student", f"{most} loops x 1 step", "student_{}"),
-        ("Student, fewest loops of about that FD", f"{n} loops x 1 step", "fewest_{}"),
+    n, found = fewest_loops(seeds), [measured_in(run) for run in seeds]
+    teacher, before, after = ([run[key] for run in found] for key in (("teacher", ""), ("student", "before"), ("student", "")))
+    fewest = [Measured.of(student_rows(run)[n], "student") for run in seeds]
+    most = after[0].loops
+    rows = [
+        ["Teacher, its best setting", f"{teacher[0].loops} loops x 100 steps", *cells(teacher)],
+        ["Student before GSIM", f"{most} loops x 1 step", *cells(before)],
+        ["Student", f"{most} loops x 1 step", *cells(after)],
+        ["Student, fewest loops of about that FD", f"{n} loops x 1 step", *cells(fewest)],
     ]
-    rows = [[title, sampling, *(over(runs, name.format(key), form) for key, form in LABELS)] for title, sampling, name in kinds]
-    ratios = [{"ratio": run["fewest_fd"] / run["teacher_fd"]} for run in runs]
+    ratios = (few.scores[FD.name] / best.scores[FD.name] for few, best in zip(fewest, teacher))
     return "\n".join(
         [
-            table(["", "sampling", "FD", "accuracy", "diversity"], rows),
+            table(["", "sampling", *HEADS], rows),
             "",
-            f"* FD of the student over the teacher's best: {over(runs, 'fd_ratio', '.2f')} with {most} loops, "
-            f"{over(ratios, 'ratio', '.2f')} with {n}.",
-            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(runs)}",
-            f"* GSIM took {median(run['seconds_gsim'] for run in runs):.0f} s.",
+            f"* FD of the student over the teacher's best: {over((run['fd_ratio'] for run in seeds), '.2f')} with {most} loops, "
+            f"{over(ratios, '.2f')} with {n}.",
+            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(seeds, fewest, teacher)}",
+            f"* GSIM took {median(run[GSIM.seconds] for run in seeds):.0f} s.",
         ]
     )
 
 
-def gain(run: Summary) -> Summary:
-    """What RL added to the mean reward, in standard deviations of the scores before."""
-    return {"gain": (run["reward_after"] - run["reward_before"]) / run["reward_before_std"]}
-
-
-def speed_up(runs: list[Summary]) -> str:
+def speed_up(runs: list[Summary], fewest: list[Measured], teacher: list[Measured]) -> str:
     reached = [run for run in runs if "speed_up" in run]
     if not reached:
-        times = median(run["fewest_images_per_second"] / run["teacher_images_per_second"] for run in runs)
-        return f"none is as good as that; with {runs[0]['fewest_n_ar']} loops the student is {times:.0f} times as fast (batch 64)."
+        times = median(few.speed / best.speed for few, best in zip(fewest, teacher))
+        return f"none is as good as that; with {fewest[0].loops} loops the student is {times:.0f} times as fast (batch 64)."
     loops = ", ".join(str(run["speed_up_n_ar"]) for run in reached)
     note = "" if len(reached) == len(runs) else f"; {len(runs) - len(reached)} of {len(runs)} seeds have none"
-    return f"{over(reached, 'speed_up', '.0f')} times, at N_AR = {loops}{note} (batch 64, timed in the same run)."
+    return f"{over((run['speed_up'] for run in reached), '.0f')} times, at N_AR = {loops}{note} (batch 64, timed in the same run)."
 
 
 def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
-    teacher = {row["n_ar"]: row for row in teacher_rows}
+    teacher = {row[LOOPS]: row for row in teacher_rows}
     by_seed = [student_rows(run) for run in seeds]
     lines = []
     for n in by_seed[0]:
         rows, t = [rows[n] for rows in by_seed], teacher.get(n)
-        left = [f"{t['fd']:.2f}", f"{t['accuracy']:.3f}", f"{t['images_per_second']:.1f}"] if t else [""] * 3
-        speed = f"{median(row['images_per_second'] for row in rows):.0f}"
-        lines.append([str(n), *left, over(rows, "fd", ".2f"), over(rows, "accuracy", ".3f"), speed])
-    return table(["N_AR", "teacher FD", "accuracy", "images/s", "student FD", "accuracy", "images/s"], lines)
+        left = [FD.text(t[FD.name]), ACCURACY.text(t[ACCURACY.name]), f"{t[SPEED.name]:.1f}"] if t else [""] * 3
+        right = [over((row[score.name] for row in rows), score.form) for score in (FD, ACCURACY)]
+        lines.append([str(n), *left, *right, f"{median(row[SPEED.name] for row in rows):.0f}"])
+    more = [ACCURACY.title, SPEED.title]
+    return table(["N_AR", f"teacher {FD.title}", *more, f"student {FD.title}", *more], lines)
 
 
 def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:
     lines = []
     for title, run in variants.items():
         rows = student_rows(run)
-        cells = [f"{rows[n][key]:{form}}" for n in loops for key, form in LABELS]
-        lines.append([title, *cells, f"{run['seconds_gsim']:.0f}"])
-    heads = [head for n in loops for head in (f"FD, {n} loops", "accuracy", "diversity")]
+        lines.append([title, *(score.text(rows[n][score.name]) for n in loops for score in REPORTED), f"{run[GSIM.seconds]:.0f}"])
+    heads = [head for n in loops for head in (f"{HEADS[0]}, {n} loops", *HEADS[1:])]
     return table(["change", *heads, "GSIM seconds"], lines)
 
 
@@ -100,8 +104,8 @@ def rl_table(variants: dict[str, list[Summary]]) -> str:
     """Of runs of one variant the mean ± standard deviation; the reward in standard deviations of the scores before RL."""
     lines = []
     for title, runs in variants.items():
-        cells = [over(runs, f"student_{key}", form) for key, form in LABELS]
-        lines.append([title, over(list(map(gain, runs)), "gain", ".2f"), *cells, over(runs, "rl_updates", ".0f")])
+        scores = cells(measured_in(run)["student", ""] for run in runs)
+        lines.append([title, over(map(gain, runs), ".2f"), *scores, over((run["rl_updates"] for run in runs), ".0f")])
     first = next(iter(variants.values()))[0]
-    before = ["before RL", "0", *(f"{first[f'student_{key}_before_rl']:{form}}" for key, form in LABELS), "0"]
-    return table(["change", "reward", "FD", "accuracy", "diversity", "updates"], [before, *lines])
+    before = ["before RL", "0", *cells([measured_in(first)["student", "before_rl"]]), "0"]
+    return table(["change", "reward", *HEADS, "updates"], [before, *lines])

@@ -26,15 +26,11 @@ from actors.crew.painter import Elsewhere
 from actors.errors import plainly
 from actors.learning.gsim import GSIMRun
 from actors.learning.plan import Plan
-from actors.learning.reinforce import reinforce, role_demands, try_reward
-from actors.learning.trainer import demand, train
-from actors.recorder import METRICS, read_metrics
+from actors.learning.tasks import Demands, Distillation, Reinforcement, Task
 from actors.resources import check_resources, node_resources
 from actors.signals import Stopped, handled
 from marval_ray import cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, check_seed
-from marval_ray.embedded import assets_index
-from marval_ray.families.base import Backbone
 from marval_ray.families.generation import Generation, Painter
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.files.fit import save_weights
@@ -45,8 +41,9 @@ from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.runs.figures import Figures, FiguresConfig
-from marval_ray.runs.folder import check_run_folder, open_run_folder
+from marval_ray.runs.folder import RECORDS, check_run_folder, open_run_folder
 from marval_ray.runs.lock import locked
+from marval_ray.runs.stage import GSIM, RL, STUDENT, stages_of
 from marval_ray.types import Prompts
 
 Result = TypeVar("Result")
@@ -94,28 +91,32 @@ class Config:
             raise ValueError("--student goes with --stages rl, which needs it")
         check_seed(self.seed)
 
+    @property
+    def start(self) -> Path:
+        """What the first stage begins with."""
+        return self.student or self.teacher
+
 
 def main(config: Config) -> None:
     storage = Storage.of(config.out)
+    stages = stages_of(config.stages)
     with locked(storage):
-        storage.pull()
+        storage.pull(*RECORDS)
         check_run_folder(storage, config, config.resume, config.overwrite)
         family = config.model.family
         codec = family.codec(config.vae, config.model)
-        figures = Figures(config.figures, codec, storage.folder, painter(config))
+        figures = Figures(config.figures, codec, storage.folder, painter(getattr(config, stages[0].learner)))
         family.check_data(config.latents, config.model, codec.id)
-        if "rl" in config.stages:
-            check_rewards(config.rl.rewards)
-            plan_of(config, storage)
-        first = load_model(config.student or config.teacher, config.model)
+        tasks = [TASKS[stage.name](config, storage) for stage in stages]
+        load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
         ray.init()
         with handled(stop_now), plainly(storage.folder / ERRORS):
-            check_resources(demands(config), node_resources())
+            check_resources(largest_demands(tasks), node_resources())
             open_run_folder(storage, config, config.overwrite)
             print((storage.folder / "config.json").read_text(encoding="utf-8"))
-            work(config, storage, figures, first)
+            work(config, storage, tasks, figures)
             storage.push()
-    print(f"student: {storage}/student.safetensors\nreport:  {storage}/report.html")
+    print(f"student: {storage}/{STUDENT}\nreport:  {storage}/report.html")
 
 
 def stop_now(number: signal.Signals) -> None:
@@ -123,59 +124,65 @@ def stop_now(number: signal.Signals) -> None:
     raise Stopped(number, f"stopped on {number.name}; --resume goes on")
 
 
-def work(config: Config, storage: Storage, figures: Figures, first: Backbone) -> None:
+def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures) -> None:
     """The stages, and what is shown of them."""
-    began = time.perf_counter()
-    student = student_of_gsim(config, storage)
-    extra: dict[str, float] = {}
-    if config.stages == "gsim,rl":
-        try_reward(plan_of(config, storage))
-    if "gsim" in config.stages:
-        figures.before(first, config.rl.loops if "rl" in config.stages else config.figures.loops[-1])
-        _, extra["seconds_gsim"] = timed(distil, config, storage, student)
-    if "rl" not in config.stages:
-        figures.distilled(load_model(student, config.model))
-    else:
-        figures.before_rl(load_model(student, config.model), config.rl.loops)
-        outcome, extra["seconds_rl"] = timed(reinforce, plan_of(config, storage), storage)
-        extra |= {name: value for name, value in asdict(outcome).items() if name != "checkpoint"}
-        student = outcome.checkpoint
-        figures.reinforced(load_model(student, config.model), config.rl.loops)
-    save_weights(storage.folder / "student.safetensors", read_state(student), torch.float32)
-    metrics = {stage: read_metrics(storage.folder / METRICS[stage]) for stage in config.stages.split(",")}
-    if "rl" in metrics:
-        extra["rl_updates"] = metrics["rl"][-1]["step"]
-    figures.write(asdict(config), metrics, extra | {"seconds_total": time.perf_counter() - began})
+    began, last = time.perf_counter(), tasks[-1]
+    for task in tasks[1:]:
+        task.rehearse()
+    student, extra = config.start, dict[str, float]()
+    for task in tasks:
+        task.show_before(figures, load_model(student, config.model), last.loops)
+        (student, more), seconds = timed(task.run)
+        extra |= {task.stage.seconds: seconds} | more
+    last.show_after(figures, load_model(student, config.model))
+    save_weights(storage.folder / STUDENT, read_state(student), torch.float32)
+    extra["seconds_total"] = time.perf_counter() - began
+    figures.write(asdict(config), [task.stage for task in tasks], extra)
 
 
-def student_of_gsim(config: Config, storage: Storage) -> Path:
-    """What RL starts from."""
-    return config.student or storage.folder / "student-gsim.safetensors"
-
-
-def painter(config: Config) -> Callable[[Generation], Painter]:
+def painter(learner: LearnerConfig) -> Callable[[Generation], Painter]:
     """Pictures are drawn here, unless here is a machine without GPU of a cluster with some."""
-    learner = config.rl_learner if config.stages == "rl" else config.learner
     gpus = min(1.0, learner.gpus_per_worker)
     if not gpus or torch.cuda.is_available():
         return lambda here: here
     return lambda here: Elsewhere(here, gpus)
 
 
-def timed(work: Callable[..., Result], *arguments: object) -> tuple[Result, float]:
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     """(result, seconds)."""
     began = time.perf_counter()
-    return work(*arguments), time.perf_counter() - began
+    return work(), time.perf_counter() - began
 
 
-def demands(config: Config) -> dict[str, list[dict[str, float]]]:
-    """Resources that each stage takes at once, by role."""
-    stages = {
-        "gsim": {"learner": [demand(config.learner)] * config.learner.workers},
-        "rl": {"learner": [demand(config.rl_learner)] * config.rl_learner.workers}
-        | role_demands(config.rl, config.figures.judge() is not None),
-    }
-    return max((stages[stage] for stage in config.stages.split(",")), key=lambda roles: sum(len(needs) for needs in roles.values()))
+def largest_demands(tasks: list[Task]) -> Demands:
+    """Those of the stage that takes most at once."""
+    return max((task.demands() for task in tasks), key=lambda roles: sum(len(needs) for needs in roles.values()))
+
+
+def distillation(config: Config, storage: Storage) -> Task:
+    return Distillation(storage, loops=config.figures.loops[-1], learning=gsim_run(config, config.learner))
+
+
+def reinforcement(config: Config, storage: Storage) -> Task:
+    """Raises ValueError when rewards, settings or prompts do not fit."""
+    check_rewards(config.rl.rewards)
+    plan = Plan(
+        model=config.model,
+        rl=config.rl,
+        guard=config.guard,
+        learner=config.rl_learner,
+        student=(config.student or storage.folder / GSIM.student).absolute(),
+        gsim=gsim_run(config, config.rl_learner),
+        codec=config.vae.absolute(),
+        prompts=Prompts.of_classes(prompts_of(config)),
+        judge=config.figures.judge(),
+        measured=min(REWARD_SAMPLES, config.figures.samples),
+        seed=config.seed,
+    )
+    return Reinforcement(storage, loops=config.rl.loops, plan=plan)
+
+
+TASKS = {GSIM.name: distillation, RL.name: reinforcement}
 
 
 def prompts_of(config: Config) -> tuple[str, ...]:
@@ -190,24 +197,15 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     return tuple(class_prompts(names))
 
 
-def plan_of(config: Config, storage: Storage) -> Plan:
-    """The RL stage. Raises ValueError when its settings or prompts do not fit."""
-    return Plan(
-        config.model, config.rl, config.guard, config.rl_learner, student_of_gsim(config, storage).absolute(),
-        gsim_run(config, config.rl_learner), config.vae.absolute(), Prompts.of_classes(prompts_of(config)), config.figures.judge(),
-        min(REWARD_SAMPLES, config.figures.samples), config.seed,
-    )  # fmt: skip
-
-
-def distil(config: Config, storage: Storage, student: Path) -> None:
-    """Train, and write the averaged student."""
-    last = train(gsim_run(config, config.learner), storage)
-    save_weights(student, read_state(last / "ema.safetensors"), torch.float32)
-    storage.push(student.name)
-
-
 def gsim_run(config: Config, learner: LearnerConfig) -> GSIMRun:
-    return GSIMRun(config.model, config.gsim, learner, config.teacher.absolute(), config.latents.absolute(), config.seed)
+    return GSIMRun(
+        model=config.model,
+        gsim=config.gsim,
+        learner=learner,
+        teacher=config.teacher.absolute(),
+        latents=config.latents.absolute(),
+        seed=config.seed,
+    )
 
 
 def preset_of(arguments: Sequence[str] | None = None) -> str:
@@ -221,14 +219,21 @@ def preset_of(arguments: Sequence[str] | None = None) -> str:
 
 
 def defaults(name: str) -> Config:
-    """Published models bring no files along: their teacher, latents and autoencoder must be named."""
-    p = PRESETS[name]
-    files = (tyro.MISSING,) * 3
-    figures = FiguresConfig(sampler=SAMPLERS[name])
-    if name == "tiny":
-        files, figures = (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE), FiguresConfig.embedded()
-    teacher, latents, vae = files
-    return Config(name, teacher, latents, vae, p.model, p.gsim, p.learner, p.rl, p.rl_learner, p.guard, figures)
+    """Those of a preset; the files that it does not bring along must be named."""
+    preset = PRESETS[name]
+    return Config(
+        preset=name,
+        teacher=preset.files.teacher or tyro.MISSING,
+        latents=preset.files.latents or tyro.MISSING,
+        vae=preset.files.vae or tyro.MISSING,
+        model=preset.model,
+        gsim=preset.gsim,
+        learner=preset.learner,
+        rl=preset.rl,
+        rl_learner=preset.rl_learner,
+        guard=preset.guard,
+        figures=FiguresConfig.of(preset.files, SAMPLERS[name]),
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from marval_ray import cli
 from marval_ray.files.storage import Storage
+from marval_ray.runs.folder import RECORDS
+from marval_ray.runs.stage import STAGES, Stage, rows_of, stages_of
 
-STAGES = {"gsim": ("metrics.jsonl", "learner", "train"), "rl": ("metrics-rl.jsonl", "rl_learner", "train-rl")}
-"""File of metrics, part of the configuration and folder of checkpoints of each stage."""
 QUIET = 300.0
 """Seconds without news after which a run looks dead."""
 
@@ -45,7 +45,7 @@ def main(config: Config) -> None:
 
 def look(run: Storage) -> Group:
     """What there is now."""
-    run.pull()
+    run.pull(*RECORDS)
     path = run.folder / "config.json"
     if not path.exists():
         raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py")
@@ -54,7 +54,7 @@ def look(run: Storage) -> Group:
 
 def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:
     """A line about the run and a table for each stage that has begun."""
-    stages = [stage for stage in settings["stages"].split(",") if (run.folder / STAGES[stage][0]).exists()]
+    stages = [stage for stage in stages_of(settings["stages"]) if (run.folder / stage.metrics).exists()]
     return Group(f"{run}: {state(run.folder, now)}", *(stage_table(run, stage, settings) for stage in stages))
 
 
@@ -62,7 +62,7 @@ def state(run: Path, now: float) -> str:
     """In words."""
     if (run / "summary.json").exists():
         return "finished, see report.html"
-    files = [run / file for file, _, _ in STAGES.values() if (run / file).exists()]
+    files = [run / stage.metrics for stage in STAGES if (run / stage.metrics).exists()]
     if not files:
         return "no update yet"
     quiet = now - max(file.stat().st_mtime for file in files)
@@ -70,26 +70,24 @@ def state(run: Path, now: float) -> str:
     return f"running, {age}" if quiet < QUIET else f"{age}: ended, or waiting; --resume goes on from the last checkpoint"
 
 
-def stage_table(run: Storage, stage: str, settings: dict[str, Any]) -> Table:
+def stage_table(run: Storage, stage: Stage, settings: dict[str, Any]) -> Table:
     """The last value of each metric."""
-    file, part, folder = STAGES[stage]
-    step, metrics = newest((run.folder / file).read_text(encoding="utf-8"))
-    table = Table(title=f"{stage}: update {step} of {settings[part]['steps']}", show_header=False, title_justify="left")
+    step, metrics = newest((run.folder / stage.metrics).read_text(encoding="utf-8"))
+    title = f"{stage.name}: update {step} of {settings[stage.learner]['steps']}"
+    table = Table(title=title, show_header=False, title_justify="left")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}")
-    checkpoints = [name for name in run.listing(folder) if name.startswith("checkpoint_")]
+    checkpoints = [name for name in run.listing(stage.checkpoints) if name.startswith("checkpoint_")]
     table.add_row("last checkpoint", checkpoints[-1] if checkpoints else "none yet")
     return table
 
 
 def newest(lines: str) -> tuple[int, dict[str, float]]:
     """(updates, last value of each metric) of the lines of a metrics file; the last line may be half written."""
-    step, metrics = 0, dict[str, float]()
-    for line in lines.splitlines(keepends=True):
-        if line.endswith("\n"):
-            metrics |= json.loads(line)
-            step = int(metrics.pop("step"))
-    return step, metrics
+    metrics: dict[str, float] = {}
+    for row in rows_of(lines):
+        metrics |= row
+    return int(metrics.pop("step", 0)), metrics
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -202,3 +203,16 @@ class GuardConfig:
         check_at_least(1, self, "every", "loops", "patience", prefix="guard.")
         check_at_least(2, self, "samples", prefix="guard.")  # a covariance needs two
         check_seed(self.seed, "guard.seed")
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a preset brings along; published models bring nothing: their files must be named."""
+
+    teacher: Path | None = None
+    latents: Path | None = None
+    vae: Path | None = None
+    classifier: Path | None = None
+    reference: Path | None = None
+    teacher_figures: Path | None = None
+    class_names: tuple[str, ...] = ()

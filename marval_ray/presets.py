@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.config import Files, GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
 from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
@@ -28,6 +29,7 @@ class Preset:
     rl: RLConfig
     rl_learner: LearnerConfig
     guard: GuardConfig = GuardConfig()
+    files: Files = Files()
 
 
 _PAPER = LearnerConfig(workers=8, gpus_per_worker=1, cpus_per_worker=4, zero_stage=1)
@@ -42,26 +44,31 @@ PRESETS = {
     # lambda(t) and the learning rates won trials of this length; without guidance (w = 1) samples keep the diversity that
     # RL turns into accuracy; the rest stays by an ablation of short runs (LOG.md).
     "tiny": Preset(
-        MODELS["tiny"],
-        GSIMConfig(w=1.0, k=-0.4, weighting="sigma2"),
-        LearnerConfig(
+        model=MODELS["tiny"],
+        gsim=GSIMConfig(w=1.0, k=-0.4, weighting="sigma2"),
+        learner=LearnerConfig(
             steps=250, batch=64, lr=4e-4, auxiliary_lr=8e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
             cpus_per_worker=2, checkpoint_every=50,
         ),
-        RLConfig(
+        rl=RLConfig(
             rewards=("pickscore:embedded/reward",), loops=8, last=4, drift_weight=2.0, class_drift_weight=60.0, freeze_head=True,
             recompute=False, chunk=40,
             rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
             judge=RoleConfig(cpus=0.25, threads=2),
         ),
-        LearnerConfig(
+        rl_learner=LearnerConfig(
             steps=52, batch=40, lr=2e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
             threads_per_worker=2, checkpoint_every=26,
         ),
-        GuardConfig(every=26, samples=1000, loops=8),
+        guard=GuardConfig(every=26, samples=1000, loops=8),
+        files=Files(
+            teacher=assets_index.TEACHER, latents=assets_index.LATENTS, vae=assets_index.VAE,
+            classifier=assets_index.CLASSIFIER, reference=assets_index.REFERENCE,
+            teacher_figures=assets_index.TEACHER_FIGURES, class_names=CLASS_NAMES,
+        ),
     ),
-    "mar-b": Preset(MODELS["mar-b"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
-    "mar-l": Preset(MODELS["mar-l"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
-    "mar-h": Preset(MODELS["mar-h"], GSIMConfig(), _PAPER, _PAPER_ROLES, _PAPER_RL),
+    "mar-b": Preset(model=MODELS["mar-b"], gsim=GSIMConfig(), learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
+    "mar-l": Preset(model=MODELS["mar-l"], gsim=GSIMConfig(), learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
+    "mar-h": Preset(model=MODELS["mar-h"], gsim=GSIMConfig(), learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
 }  # fmt: skip
 """Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Tables 1 and 2)."""

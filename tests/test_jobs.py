@@ -15,11 +15,11 @@ from commands import ROOT, help_of, refuse, succeed
 from PIL import Image
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.recorder import read_metrics
 from marval_ray.embedded import assets_index
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
+from marval_ray.runs.stage import read_metrics
 
 DISTILL = "jobs/distill.py"
 QUICK = (

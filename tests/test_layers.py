@@ -20,7 +20,7 @@ ROOMS = {
         "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "rewards", "types"},
         "hub": {"families", "files"},
         "runs": {"config", "diffusion", "evaluation", "families", "files", "types"},
-        "embedded": {"config", "diffusion", "families", "files", "presets", "runs"},
+        "embedded": {"diffusion", "files"},
     },
     "actors": {"crew": {"errors", "patience"}, "serving": {"resources"}},
 }

@@ -8,11 +8,11 @@ import torch
 from commands import ROOT, refuse, run, succeed
 from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
-from actors.recorder import read_metrics
 from marval_ray.embedded import assets_index
 from marval_ray.presets import MODELS
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward
+from marval_ray.runs.stage import read_metrics
 from marval_ray.types import Prompts, Tokens
 
 THREADS = ("--rl.rollout.threads", 1, "--rl.reward.threads", 1, "--rl.judge.threads", 1, "--rl-learner.threads-per-worker", 1)

@@ -23,7 +23,6 @@ from actors.learning.gsim import GSIMRun
 from actors.learning.reinforce import hired
 from actors.learning.rl import Plan, RLRun
 from actors.learning.trainer import LearnerError, train
-from actors.recorder import read_metrics
 from actors.screen import ROWS, live_table
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
 from marval_ray.embedded import assets_index
@@ -34,6 +33,7 @@ from marval_ray.files.storage import Storage
 from marval_ray.presets import PRESETS
 from marval_ray.prompts import class_prompts
 from marval_ray.reinforce.requests import requests
+from marval_ray.runs.stage import RL, read_metrics
 from marval_ray.types import Prompts
 
 ROLE = RoleConfig(count=2, cpus=0.5)
@@ -80,7 +80,7 @@ def trained(plan: Plan, folder: Path, crew: Crew | None = None) -> dict[str, tor
         with hired(plan) as crew:
             return trained(plan, folder, crew)
     folder.mkdir(exist_ok=True)
-    return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), "rl") / "ema.safetensors")
+    return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), RL) / "ema.safetensors")
 
 
 def gap(a: dict, b: dict) -> float:
@@ -193,7 +193,7 @@ def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path, action):
     plan = embedded(learner, GuardConfig(every=2, samples=100, loops=8, patience=2, action=action), loops=8, last=4)
     tmp_path.joinpath("run").mkdir()
     with hired(plan) as crew:
-        last = train(RLRun.of(plan, crew), Storage.of(str(tmp_path / "run")), "rl")
+        last = train(RLRun.of(plan, crew), Storage.of(str(tmp_path / "run")), RL)
         progress, guard_state = (json.loads((last / name).read_text(encoding="utf-8")) for name in ("progress.json", "guard.json"))
         best = pack(load_file(last / "best.safetensors"), 0, torch.float32)
         judged = ray.get(crew.judge.look.remote(best))

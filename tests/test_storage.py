@@ -13,9 +13,10 @@ from commands import ROOT, refuse, run, succeed
 from servers import free_port, wait_until
 from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
 
-from actors.recorder import read_metrics
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
+from marval_ray.runs.folder import RECORDS
+from marval_ray.runs.stage import read_metrics
 
 MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode != 0,
@@ -54,7 +55,7 @@ def created(system: fs.FileSystem) -> bool:
 
 def test_a_working_copy_and_its_bucket(bucket):
     here, elsewhere = Storage.of(bucket("a/b")), Storage.of(bucket("a/b"), "status")
-    here.pull()
+    here.pull(*RECORDS)
     assert here.listing() == [] and str(here) == "s3://runs/a/b" and here.folder != elsewhere.folder
     (here.folder / "tensorboard").mkdir()
     for name in (*NAMES, "config.json", "last-gsim"):
@@ -63,7 +64,7 @@ def test_a_working_copy_and_its_bucket(bucket):
     assert here.listing() == ["config.json"]
     here.push()
     assert here.listing() == ["config.json", *NAMES] and here.listing("tensorboard") == ["events"]
-    elsewhere.pull()
+    elsewhere.pull(*RECORDS)
     assert {path.name for path in elsewhere.folder.iterdir()} == {"config.json", "metrics.jsonl"}
     here.remove([*NAMES, "absent"])
     assert here.listing() == ["config.json"] and not (here.folder / "metrics.jsonl").exists()
@@ -72,7 +73,7 @@ def test_a_working_copy_and_its_bucket(bucket):
 def test_a_folder_is_its_own_copy(tmp_path):
     storage = Storage.of(str(tmp_path))
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    storage.pull()
+    storage.pull(*RECORDS)
     storage.push()
     assert storage.folder == tmp_path and storage.listing() == ["config.json"] and storage.checkpoints == str(tmp_path)
 
@@ -93,7 +94,7 @@ def test_a_run_in_a_bucket_goes_on_on_a_machine_that_never_saw_it(bucket):
     assert "holds a finished run" in refuse(*both)
     shutil.rmtree(Storage.of(bucket("both")).folder)
     succeed(*both, "--rl-learner.steps", 3, "--resume", env=env)
-    there.pull()
+    there.pull(*RECORDS)
     assert [row["step"] for row in read_metrics(there.folder / "metrics-rl.jsonl")] == [1, 2, 3]
     shown = succeed("jobs/status.py", bucket("both"))
     assert "finished" in shown and "rl: update 3 of 3" in shown and "checkpoint_" in shown

@@ -15,11 +15,11 @@ from small import MODEL, write_random_latents, write_teacher
 
 from actors.learning.gsim import GSIMRun
 from actors.learning.trainer import LearnerError, train
-from actors.recorder import read_metrics
 from actors.resources import check_resources, resources
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
+from marval_ray.runs.stage import read_metrics
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,7 @@ from marval_ray.config import RLConfig
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.reinforce.objective import rollout_sampler
+from marval_ray.runs.stage import RL
 from marval_ray.types import Drawn, Rollout, Tokens
 
 MEASURED_BATCH = 1_000_000
@@ -108,7 +109,7 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
     """Train in `storage`, from its last checkpoint if there is one."""
     with hired(plan) as crew:
         before = reward_of(plan, crew, plan.student)
-        last = train(RLRun.of(plan, crew), storage, "rl")
+        last = train(RLRun.of(plan, crew), storage, RL)
         best = last / BEST
         final = best if best.exists() else last / "ema.safetensors"
         after = reward_of(plan, crew, final)

@@ -27,6 +27,7 @@ from actors.screen import watched
 from actors.signals import Stopped, handled
 from marval_ray.config import LearnerConfig
 from marval_ray.files.storage import Storage
+from marval_ray.runs.stage import GSIM, RL, Stage
 
 RECORDER = "the recorder"
 
@@ -54,20 +55,20 @@ class Push(ray.train.UserCallback):
         answer(self.recorder.push.remote(), RECORDER)
 
 
-def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
+def train(run: Run, storage: Storage, stage: Stage = GSIM) -> Path:
     """Train until `run.learner.steps`, from the last checkpoint in `storage` if there is one.
 
     Returns a folder with the last checkpoint. Raises LearnerError when the learner gave up or workers failed more often than
     `max_failures`, and Stopped after SIGTERM or Ctrl-C.
     """
-    table = stage == "rl" and sys.stdout.isatty()
+    table = stage == RL and sys.stdout.isatty()
     recorder = recorder_actor(storage, run.learner.steps, stage, bar=not table)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"run": run, "recorder": recorder},
         scaling_config=scaling(run.learner),
         run_config=ray.train.RunConfig(
-            name="train" if stage == "gsim" else f"train-{stage}",
+            name=stage.checkpoints,
             storage_path=storage.checkpoints,
             callbacks=[Push(recorder)],  # type: ignore[list-item]  # mypy takes the class of Train v1
             failure_config=ray.train.FailureConfig(max_failures=run.learner.max_failures),
@@ -82,14 +83,14 @@ def train(run: Run, storage: Storage, stage: str = "gsim") -> Path:
     failure: str | None = answer(recorder.finish.remote(), RECORDER)
     if failure:
         saved = f"what was saved is in {storage}: cure the cause, then --resume"
-        raise LearnerError(f"stage {stage} failed: {failure} (more in {error_log(storage)}); {saved}")
+        raise LearnerError(f"stage {stage.name} failed: {failure} (more in {error_log(storage)}); {saved}")
     number: signal.Signals | None = answer(recorder.stopping.remote(), RECORDER)
     if number:
-        raise Stopped(number, f"stopped on {number.name} in stage {stage}; --resume continues from the checkpoint in {storage}")
+        raise Stopped(number, f"stopped on {number.name} in stage {stage.name}; --resume continues from the checkpoint in {storage}")
     assert result.checkpoint is not None  # the last update writes one
     if storage.uri is None:
         return Path(result.checkpoint.path)
-    return Path(result.checkpoint.to_directory(storage.folder / f"last-{stage}"))
+    return Path(result.checkpoint.to_directory(storage.folder / f"last-{stage.name}"))
 
 
 def culprit(error: BaseException) -> BaseException:

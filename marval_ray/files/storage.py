@@ -10,8 +10,6 @@ import pyarrow.fs as fs
 
 CACHE = Path("~/.cache/marval_ray/runs")
 """Working copies of runs in buckets."""
-RECORDS = ("config.json", "metrics.jsonl", "metrics-rl.jsonl", "summary.json")
-"""What a run needs to go on, or to be looked at, besides its checkpoints."""
 ERRORS = "error.log"
 """Where the whole of an error goes whose sentence a run ends with."""
 
@@ -44,14 +42,17 @@ class Storage:
         """Where Ray Train keeps them; every node writes there itself."""
         return self.uri or str(self.folder.absolute())
 
-    def pull(self) -> None:
-        """Make the working copy's records those of the bucket. Raises OSError when the bucket does not answer."""
+    def pull(self, *names: str) -> None:
+        """Make the working copy these files of the bucket, as far as they are there, and nothing else.
+
+        Raises OSError when the bucket does not answer.
+        """
         if self.uri is None:
             return
         bucket, root = self.place()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        for name, info in zip(RECORDS, bucket.get_file_info([f"{root}/{name}" for name in RECORDS])):
+        for name, info in zip(names, bucket.get_file_info([f"{root}/{name}" for name in names])):
             if info.type == fs.FileType.File:
                 fs.copy_files(info.path, str(self.folder / name), source_filesystem=bucket)
                 os.utime(self.folder / name, (info.mtime.timestamp(),) * 2)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from marval_ray.config import GuardConfig
+from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, RECALL
 from marval_ray.evaluation.scores import Scores
 
 
@@ -54,11 +55,11 @@ class Guard:
         c, start = self.config, self.start
         found = []
         if scores.fd > c.max_fd * start.fd:
-            found.append(f"FD {scores.fd:.2f} is above {c.max_fd} x {start.fd:.2f}")
+            found.append(f"{FD.said(scores.fd)} is above {c.max_fd} x {FD.text(start.fd)}")
         if scores.diversity is not None and start.diversity is not None and scores.diversity < c.min_diversity * start.diversity:
-            found.append(f"diversity {scores.diversity:.3f} is below {c.min_diversity} x {start.diversity:.3f}")
+            found.append(f"{DIVERSITY.said(scores.diversity)} is below {c.min_diversity} x {DIVERSITY.text(start.diversity)}")
         if scores.recall < c.min_recall * start.recall:
-            found.append(f"recall {scores.recall:.3f} is below {c.min_recall} x {start.recall:.3f}")
+            found.append(f"{RECALL.said(scores.recall)} is below {c.min_recall} x {RECALL.text(start.recall)}")
         if scores.accuracy is not None and start.accuracy is not None and scores.accuracy < start.accuracy - c.max_accuracy_loss:
-            found.append(f"accuracy {scores.accuracy:.3f} is more than {c.max_accuracy_loss} below {start.accuracy:.3f}")
+            found.append(f"{ACCURACY.said(scores.accuracy)} is more than {c.max_accuracy_loss} below {ACCURACY.text(start.accuracy)}")
         return found

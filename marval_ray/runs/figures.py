@@ -1,6 +1,6 @@
 """What a distillation run shows: scores before and after, pictures, curves, one report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marval_ray.config import check_at_least, check_seed
+from marval_ray.config import Files, check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
-from marval_ray.embedded import assets_index
-from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.evaluation.metrics import FD, SPEED
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
 from marval_ray.families.base import Backbone, Codec
@@ -20,6 +19,8 @@ from marval_ray.families.generation import Generation, Painter, student_generati
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
 from marval_ray.runs import report
+from marval_ray.runs.measured import LOOPS, Measured
+from marval_ray.runs.stage import Stage, read_metrics
 from marval_ray.types import Prompts
 
 
@@ -77,23 +78,16 @@ class FiguresConfig:
         return kept
 
     @classmethod
-    def embedded(cls) -> "FiguresConfig":
+    def of(cls, files: Files, sampler: Ancestral) -> "FiguresConfig":
+        """Return figures with the files that a preset brings along, and the sampler of its teacher."""
         return cls(
-            assets_index.CLASSIFIER, assets_index.REFERENCE, assets_index.TEACHER_FIGURES, assets_index.teacher_sampler(),
-            class_names=CLASS_NAMES,
+            classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=sampler,
+            class_names=files.class_names,
         )  # fmt: skip
 
     def row_labels(self) -> list[str]:
         names = self.class_names or tuple(map(str, range(self.grid_classes)))
         return list(names[: self.grid_classes])
-
-
-SCORES = ("fd", "accuracy", "diversity")
-CURVES = {
-    "gsim": ("losses.png", "GSIM: losses; lines are running means."),
-    "rl": ("rl.png", "RL: reward, held-out figures and flow; lines are running means."),
-}
-"""File and caption of each stage's plot."""
 
 
 class Figures:
@@ -107,7 +101,8 @@ class Figures:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.codec = codec.to(self.device)
         self.evaluator = config.evaluator()
-        self.summary: dict[str, Any] = {}
+        self.measured: list[Measured] = []
+        self.teacher: Measured | None = None
         self.teacher_rows: list[Row] = config.teacher_rows()
         self.student_rows: list[Row] = []
         self.grids: dict[str, Tensor] = {}
@@ -118,17 +113,13 @@ class Figures:
         teacher = teacher.to(self.device)
         generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
-        student = self._student(teacher)
-        self._draw("student before", student)
-        if self.evaluator is None:
-            return
-        (row,) = measure_loops("student before", student, self._prompts(teacher), self.config.seed, self.evaluator, [loops])
-        self._keep("_before", row)
-        if self.teacher_rows:
+        self._look("student before", teacher, loops, "before")
+        if self.evaluator is not None and self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
-            speed = images_per_second(generation.with_loops(row["n_ar"]), self._prompts(teacher))
-            self.summary |= scores("teacher", row | {"images_per_second": speed}) | {"teacher_n_ar": row["n_ar"]}
+            speed = images_per_second(generation.with_loops(row[LOOPS]), self._prompts(teacher))
+            self.teacher = Measured.of(row | {SPEED.name: speed}, "teacher")
+            self.measured.append(self.teacher)
 
     def distilled(self, student: Backbone) -> None:
         """Pictures and scores of a student that no stage follows, at each number of loops."""
@@ -137,54 +128,60 @@ class Figures:
 
     def before_rl(self, student: Backbone, loops: int) -> None:
         """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
-        generation = self._student(student)
-        self._draw("student before RL", generation)
-        if self.evaluator is not None:
-            (row,) = measure_loops(
-                "student before RL", generation, self._prompts(student), self.config.seed, self.evaluator, [loops]
-            )
-            self._keep("_before_rl", row)
+        self._look("student before RL", student, loops, "before_rl")
 
     def reinforced(self, student: Backbone, loops: int) -> None:
         """The same of the student after RL, and its scores at each number of loops."""
         self._draw("student after RL", self._student(student))
-        more = () if loops in self.config.loops else (loops,)
-        self._final(student, more)
-        for row in self.student_rows:
-            if row["n_ar"] == loops:
-                self._keep("_after_rl", row)
+        self._final(student, () if loops in self.config.loops else (loops,))
+        self.measured += [Measured.of(row, "student", "after_rl") for row in self.student_rows if row[LOOPS] == loops]
 
-    def _keep(self, when: str, row: Row) -> None:
-        self.summary |= scores("student", row, when) | {f"student_n_ar{when}": row["n_ar"]}
+    def _look(self, name: str, model: Backbone, loops: int, when: str) -> None:
+        """Pictures of a student, and its scores at one number of loops."""
+        student = self._student(model)
+        self._draw(name, student)
+        if self.evaluator is not None:
+            (row,) = measure_loops(name, student, self._prompts(model), self.config.seed, self.evaluator, [loops])
+            self.measured.append(Measured.of(row, "student", when))
 
     def _final(self, student: Backbone, more: tuple[int, ...] = ()) -> None:
-        """The final student's scores, its best number of loops, and how it stands against the teacher."""
+        """The final student's scores, and its best number of loops."""
         if self.evaluator is None:
             return
         generation, prompts = self._student(student), self._prompts(student)
         rows = measure_loops("student", generation, prompts, self.config.seed, self.evaluator, (*more, *self.config.loops))
         self.student_rows = rows
-        self.summary |= scores("student", rows[-1]) | scores("student_best", best(rows))
-        self.summary |= {"student_n_ar": rows[-1]["n_ar"], "student_best_n_ar": best(rows)["n_ar"]}
-        if "teacher_fd" in self.summary:
-            self.summary |= compare(rows, self.summary["teacher_fd"], self.summary["teacher_images_per_second"])
+        self.measured += [Measured.of(rows[-1], "student"), Measured.of(best(rows), "student_best")]
 
-    def write(self, config: dict[str, Any], metrics: dict[str, list[dict[str, float]]], extra: dict[str, float]) -> None:
-        """summary.json, the pictures and report.html. `metrics` are the rows of each stage's metrics file."""
-        self.summary |= {"samples": self.config.samples, **extra}
-        rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter("n_ar"))
-        write_json(self.folder / "summary.json", self.summary | {"loops": rows})
+    def _summary(self, extra: dict[str, float]) -> dict[str, Any]:
+        """All figures by name."""
+        summary = {name: value for measured in self.measured for name, value in measured.flat().items()}
+        if self.teacher is not None:
+            summary |= compare(self.student_rows, self.teacher)
+        return summary | {"samples": self.config.samples, **extra}
+
+    def write(self, config: dict[str, Any], stages: Iterable[Stage], extra: dict[str, float]) -> None:
+        """summary.json, the pictures and report.html of a run of these stages, whose metrics lie in the folder."""
+        summary = self._summary(extra)
+        rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter(LOOPS))
+        write_json(self.folder / "summary.json", summary | {"loops": rows})
+        pictures = self._pictures(rows, stages)
+        report.write_html(
+            self.folder / "report.html", title="MARVAL run", summary=summary, rows=rows, pictures=pictures, config=config
+        )
+
+    def _pictures(self, rows: list[Row], stages: Iterable[Stage]) -> list[tuple[str, Path]]:
+        """Captions and files of the grids, the loops and each stage's curves."""
         grid, loops = self.folder / "grid.png", self.folder / "loops.png"
         report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
         pictures = [("Same seeds and classes, one row a class.", grid)]
         if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
-        for stage, points in metrics.items():
-            path = self.folder / CURVES[stage][0]
-            report.plot_losses(path, points)
-            pictures.append((CURVES[stage][1], path))
-        report.write_html(self.folder / "report.html", "MARVAL run", self.summary, rows, pictures, config)
+        for stage in stages:
+            report.plot_losses(self.folder / stage.plot, read_metrics(self.folder / stage.metrics))
+            pictures.append((stage.caption, self.folder / stage.plot))
+        return pictures
 
     def _student(self, model: Backbone) -> Painter:
         return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch))
@@ -200,12 +197,8 @@ class Figures:
         report.save_grid(path, images, self.config.per_class, self.config.row_labels())
 
 
-def scores(name: str, row: Row, suffix: str = "") -> dict[str, float]:
-    """The figures of `row` under stable names."""
-    return {f"{name}_{key}{suffix}": row[key] for key in (*SCORES, "images_per_second") if key in row}
-
-
-def compare(student: list[Row], fd: float, speed: float) -> dict[str, float]:
+def compare(student: list[Row], teacher: Measured) -> dict[str, float]:
     """Against the teacher's best setting: the FD at the most loops, and the speed-up at no worse FD."""
-    ratio, row = {"fd_ratio": student[-1]["fd"] / fd}, fastest(student, fd)
-    return ratio | ({"speed_up": row["images_per_second"] / speed, "speed_up_n_ar": row["n_ar"]} if row else {})
+    fd, speed = teacher.scores[FD.name], teacher.speed
+    ratio, row = {"fd_ratio": student[-1][FD.name] / fd}, fastest(student, fd)
+    return ratio | ({"speed_up": row[SPEED.name] / speed, "speed_up_n_ar": row[LOOPS]} if row else {})

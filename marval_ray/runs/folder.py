@@ -5,18 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from marval_ray.files.places import portable
 from marval_ray.files.atomic import write_json
+from marval_ray.files.places import portable
 from marval_ray.files.storage import ERRORS, Storage
+from marval_ray.runs.stage import STAGES
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
-    f"{learner}.{name}" for learner in ("learner", "rl_learner") for name in ("steps", "seconds", "log_every", "checkpoint_every")
+    f"{stage.learner}.{name}" for stage in STAGES for name in ("steps", "seconds", "log_every", "checkpoint_every")
 }
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
-OWN = (
-    "train", "train-rl", "tensorboard", "metrics.jsonl", "metrics-rl.jsonl", "config.json", "student-gsim.safetensors",
-    "student.safetensors", "summary.json", "report.html", ERRORS,
-)  # fmt: skip
+RECORDS = ("config.json", *(stage.metrics for stage in STAGES), "summary.json")
+"""What a run needs to go on, or to be looked at, besides its checkpoints."""
+OWN = ("config.json", "tensorboard", "summary.json", "report.html", ERRORS, *(name for stage in STAGES for name in stage.files))
+"""What a run leaves besides pictures."""
 
 
 def check_run_folder(storage: Storage, config: Any, resume: bool, overwrite: bool) -> None:

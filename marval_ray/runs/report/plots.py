@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from marval_ray.evaluation.metrics import FD, SPEED
 from marval_ray.files.atomic import atomic_path
 
 COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
@@ -62,15 +63,15 @@ def plot_loops(path: Path, rows: list[dict[str, Any]]) -> None:
     """
     figure = Figure((9.6, 3.8), layout="constrained")
     quality, speed = figure.subplots(1, 2)
-    for axis, key in ((quality, "fd"), (speed, "images_per_second")):
+    for axis, key in ((quality, FD.name), (speed, SPEED.name)):
         for model, colour in COLOURS.items():
             points = sorted((row["n_ar"], row[key]) for row in rows if row["model"] == model)
             if points:
                 axis.plot(*zip(*points), "o-", color=colour, label=model, markersize=5)
         _loop_axis(axis, sorted({row["n_ar"] for row in rows}))
-    quality.set_title("FD to the reference images (lower is better)", fontsize=10, loc="left")
-    speed.set_title("images/s (higher is better)", fontsize=10, loc="left")
-    _scale(quality, [row["fd"] for row in rows])
+    quality.set_title(f"{FD.title} to the reference images ({FD.better} is better)", fontsize=10, loc="left")
+    speed.set_title(f"{SPEED.title} ({SPEED.better} is better)", fontsize=10, loc="left")
+    _scale(quality, [row[FD.name] for row in rows])
     speed.set_yscale("log")
     speed.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     quality.legend(frameon=False, fontsize=9)

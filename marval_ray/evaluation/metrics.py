@@ -1,0 +1,44 @@
+"""What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a model.
+
+    name: in rows, summaries and metrics files. title: in reports. form: of its numbers, as `format` takes it. better: which
+    way. needs: parts of an `Evaluator`.
+    """
+
+    name: str
+    title: str
+    form: str
+    better: Literal["lower", "higher"]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def held_out(self) -> str:
+        """What the judge's figure is called among the metrics of RL."""
+        return f"held_out/{self.name}"
+
+    def text(self, value: float) -> str:
+        """The number alone."""
+        return f"{value:{self.form}}"
+
+    def said(self, value: float) -> str:
+        """The number behind its title."""
+        return f"{self.title} {self.text(value)}"
+
+
+FD = Metric("fd", "FD", ".2f", "lower", needs=("classifier", "reference"))
+ACCURACY = Metric("accuracy", "accuracy", ".3f", "higher", needs=("classifier",))
+DIVERSITY = Metric("diversity", "diversity", ".3f", "higher", needs=("classifier", "reference"))
+RECALL = Metric("recall", "recall", ".3f", "higher", needs=("classifier", "reference"))
+SPEED = Metric("images_per_second", "images/s", ".4g", "higher")
+
+SCORES = (FD, ACCURACY, DIVERSITY, RECALL)
+"""What an `Evaluator` measures."""
+REPORTED = (FD, ACCURACY, DIVERSITY)
+"""Those of summaries and tables; recall is for the guard."""

@@ -1,0 +1,64 @@
+"""What a run measures of its models, and the names that this has in summary.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marval_ray.evaluation.metrics import FD, REPORTED, SPEED
+from marval_ray.evaluation.sweep import Row
+
+LOOPS = "n_ar"
+NAMES = tuple(metric.name for metric in REPORTED)
+TITLES = {
+    ("teacher", ""): "Teacher, best setting",
+    ("student", "before"): "Student before",
+    ("student", "before_rl"): "Student before RL",
+    ("student", "after_rl"): "Student after RL",
+    ("student", ""): "Final student",
+    ("student_best", ""): "Final student, best N_AR",
+}
+"""What a run measures, by model and moment: no moment is the end of the run."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model at a moment of TITLES. loops: N_AR, which early summaries lack. scores: by name of a metric. speed: images/s."""
+
+    model: str
+    when: str
+    loops: int | None
+    scores: Mapping[str, float]
+    speed: float
+
+    @classmethod
+    def of(cls, row: Row, model: str, when: str = "") -> "Measured":
+        """Of a row of a sweep."""
+        return cls(model, when, loops=row[LOOPS], scores={name: row[name] for name in NAMES}, speed=row[SPEED.name])
+
+    def flat(self) -> dict[str, Any]:
+        """By the names of summary.json."""
+        values = {**self.scores, SPEED.name: self.speed, LOOPS: self.loops}
+        return {flat_name(self.model, key, self.when): value for key, value in values.items()}
+
+
+def measured_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Measured]:
+    """What `Measured.flat` wrote into a summary, by model and moment."""
+    return {key: _read(summary, *key) for key in TITLES if flat_name(key[0], FD.name, key[1]) in summary}
+
+
+def _read(summary: Mapping[str, Any], model: str, when: str) -> Measured:
+    def value(key: str) -> float:
+        return summary[flat_name(model, key, when)]
+
+    loops = summary.get(flat_name(model, LOOPS, when))
+    return Measured(model, when, loops=loops, scores={name: value(name) for name in NAMES}, speed=value(SPEED.name))
+
+
+def flat_name(model: str, key: str, when: str) -> str:
+    """Such as student_fd_before_rl."""
+    return "_".join(part for part in (model, key, when) if part)
+
+
+def gain(summary: Mapping[str, float]) -> float:
+    """What RL added to the mean reward, in standard deviations of an image's reward before."""
+    return (summary["reward_after"] - summary["reward_before"]) / summary["reward_before_std"]

@@ -1,0 +1,52 @@
+"""Stages: their files, their names, their metrics."""
+
+import pytest
+
+from actors.screen import ROWS
+from marval_ray.config import LearnerConfig
+from marval_ray.evaluation.metrics import SCORES
+from marval_ray.files.storage import Storage
+from marval_ray.hub.source import STUDENTS
+from marval_ray.presets import PRESETS
+from marval_ray.runs.folder import OWN, RECORDS, open_run_folder
+from marval_ray.runs.stage import GSIM, RL, STAGES, read_metrics, rows_of, stages_of
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_run_folder_knows_the_files_of_every_stage(stage):
+    assert set(stage.files) <= set(OWN) and stage.metrics in RECORDS and stage.student in STUDENTS
+    assert stage.plot.endswith(".png")  # which is how pictures are told
+
+
+def test_stages_share_no_file():
+    files = [name for stage in STAGES for name in (*stage.files, stage.plot)]
+    assert len(set(files)) == len(files) and len(set(OWN)) == len(OWN)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_preset_has_the_learner_of_every_stage(stage):
+    assert all(isinstance(getattr(preset, stage.learner), LearnerConfig) for preset in PRESETS.values())
+
+
+def test_stages_are_found_by_their_names():
+    assert stages_of("gsim,rl") == (GSIM, RL) and stages_of("rl") == (RL,)
+
+
+def test_the_bar_and_the_live_table_name_the_figures_of_the_judge():
+    assert set(ROWS["held out"]) == {score.held_out for score in SCORES}
+    assert {name for name in RL.shown if name.startswith("held_out/")} <= set(ROWS["held out"])
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(tmp_path):
+    for name in OWN:
+        (tmp_path / name).write_text("", encoding="utf-8")
+    for name in ("losses.png", "mine.txt"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    open_run_folder(Storage.of(str(tmp_path)), LearnerConfig(), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "mine.txt"]
+
+
+def test_a_last_row_that_is_not_whole_does_not_count(tmp_path):
+    text = '{"step": 1, "reward": 0.5}\n{"step": 2, "rew'
+    (tmp_path / RL.metrics).write_text(text, encoding="utf-8")
+    assert read_metrics(tmp_path / RL.metrics) == rows_of(text) == [{"step": 1, "reward": 0.5}]
