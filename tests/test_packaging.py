@@ -20,19 +20,21 @@ HOMES = {
     "PIL": "pillow", "grpc": "grpcio", "open_clip": "open-clip-torch", "yaml": "pyyaml", "torch.utils.tensorboard": "tensorboard",
 }  # fmt: skip
 """Where modules come from that are not named as their distribution."""
-COMMANDS = {"moto", "schemathesis"}
-"""What tests run and do not import."""
+NOT_IMPORTED = {"beartype": '"beartype.beartype"', "moto": '"moto_server"', "schemathesis": '"schemathesis"'}
+"""What tests hook in or run as a command, and the words that show it."""
 
 
 def sources(*folders: str) -> list[str]:
-    return [path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    """The texts of all files but this one, which has those words."""
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py") if path != Path(__file__))
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def used(*folders: str) -> set[str]:
     """The distributions that the files of `folders` need."""
     texts = sources(*folders)
     imported = {name for text in texts for name in modules(text) if name.split(".")[0] not in OWN | sys.stdlib_module_names}
-    return {home(name) for name in imported} | {name for name in COMMANDS if any(f'with_name("{name}' in text for text in texts)}
+    return {home(name) for name in imported} | {name for name, words in NOT_IMPORTED.items() if any(words in text for text in texts)}
 
 
 def home(module: str) -> str:
