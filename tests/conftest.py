@@ -11,7 +11,7 @@ from marval_ray.environment import before_ray
 CHECKED = (
     "marval_ray.diffusion", "marval_ray.distil", "marval_ray.draws", "marval_ray.evaluation", "marval_ray.families.generation",
     *(f"marval_ray.families.mar.{part}" for part in ("batching", "codec", "context", "contexts", "loop", "masking", "model")),
-    "marval_ray.reinforce", "marval_ray.rewards", "marval_ray.types",
+    "marval_ray.reinforce", "marval_ray.rewards.base", "marval_ray.rewards.preprocess", "marval_ray.types",
 )  # fmt: skip
 install_import_hook(CHECKED, "beartype.beartype")  # shapes and types of the maths hold in every call of a test
 

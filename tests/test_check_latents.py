@@ -29,7 +29,7 @@ def labelled(path, labels):
 
 def test_latents_of_the_models_classes_pass(latents):
     check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
-    check_latents(latents, MODEL.latent_shape, MODEL.num_classes.latent_shape, 1000)  # a part of the classes is enough
+    check_latents(latents, MODEL.latent_shape, 1000)  # a part of the classes is enough
     check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "0123")  # the file does not say what made it
 
 

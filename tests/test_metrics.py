@@ -10,6 +10,7 @@ from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.statistics import Statistics, frechet_distance, recall, within_class_distance
 from marval_ray.evaluation.sweep import best, fastest
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
+from marval_ray.files.places import portable, resolve
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import MODELS
 from marval_ray.source import parse_labels

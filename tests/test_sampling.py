@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import Ancestral, OneStep
@@ -126,11 +125,11 @@ def test_draws_depend_on_seed_and_index_alone():
         assert not torch.equal(other.initial, one.initial)
 
 
-class CountingHead(nn.Module):
+class CountingHead(DenoisingHead):
     """A head whose unconditional rows (z = 0) have v = NaN, and that keeps the x it was given."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(channels=1, condition_width=1, width=8, depth=1)
         self.inputs = []
 
     def condition(self, z):
@@ -175,11 +174,12 @@ def test_the_student_takes_one_step_from_timestep_400():
     noise, eps = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
     asked = []
 
-    def head(x, t, z):
-        asked.append((x, t.tolist()))
-        return z, torch.zeros_like(z)
+    class Echo(DenoisingHead):
+        def forward(self, x, t, z):
+            asked.append((x, t.tolist()))
+            return z, torch.zeros_like(z)
 
-    x_0 = OneStep(400)(head, eps, noise, torch.empty(0, 5, 3), revealed=1.0)
+    x_0 = OneStep(400)(Echo(channels=3, condition_width=3, width=8, depth=1), eps, noise, torch.empty(0, 5, 3), revealed=1.0)
     assert len(asked) == 1 and torch.equal(asked[0][0], noise) and asked[0][1] == [400]
     torch.testing.assert_close(x_0, 1.244 * noise - 0.740 * eps, rtol=0, atol=5e-3)
     alpha, sigma = cosine_diffusion().alpha_sigma(torch.tensor([400]))

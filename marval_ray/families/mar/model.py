@@ -55,8 +55,8 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x_BTC: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        return self.fc2(F.gelu(self.fc1(x_BTC)))
+    def forward(self, x_C: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        return self.fc2(F.gelu(self.fc1(x_C)))
 
 
 class Block(nn.Module):
