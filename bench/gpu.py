@@ -28,6 +28,7 @@ from transformers import CLIPVisionModel
 from actors.learning.gsim import GSIMLearner, GSIMRun
 from marval_ray import cli
 from marval_ray.config import LearnerConfig
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
@@ -44,7 +45,7 @@ from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards.preprocess import ImageTransform
 from marval_ray.types import Prompts, Tokens
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = own_device()
 TEACHER = Ancestral(steps=100, cfg=3.0)
 Preset = Literal["mar-b", "mar-l", "mar-h", "tiny"]
 Part = Literal["student", "student bf16", "teacher bf16", "reward", "replay", "gsim"]

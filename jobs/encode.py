@@ -31,7 +31,7 @@ from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary
 from marval_ray.files.image_tables import Columns, ImageTables, read_rows
-from marval_ray.files.latents import CLASSES, CODEC
+from marval_ray.files.latents import CLASSES, CODEC, latents_schema
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
@@ -123,11 +123,10 @@ def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Prog
 
 def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
     """Columns of the latents, with the codec's and the classes' names."""
-    vector = pa.list_(pa.float16(), latent_size(vae, decoder))
     metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae)}
     if images.names:
         metadata[CLASSES] = json.dumps(images.names)
-    return pa.schema({"mean": vector, "std": vector, "label": pa.int64()}, metadata)
+    return latents_schema(latent_size(vae, decoder), metadata)
 
 
 def make_decoder(config: Config, vae: VAE) -> Decoder:

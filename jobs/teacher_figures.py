@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from marval_ray import cli
 from marval_ray.config import check_seed
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral, Schedule
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.scores import Evaluator
@@ -58,7 +57,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     model = load_model(config.checkpoint).to(device)
     codec = model.config.family.codec(config.vae, model.config).to(device)
     generation = Generation(model, codec, config.sampler, batch=config.batch)

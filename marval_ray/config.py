@@ -93,8 +93,13 @@ class LearnerConfig:
 
     def lr_factor(self, step: int) -> float:
         """Factor of the learning rates at update `step`."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.lr_decay else 1.0)
+        return lr_factor(step, self.steps, self.warmup, self.lr_decay)
+
+
+def lr_factor(step: int, steps: int, warmup: int, decay: bool) -> float:
+    """Return the factor of a learning rate at update `step` of `steps`: a linear warm-up, then if `decay` a cosine to zero."""
+    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return warm * (0.5 * (1 + math.cos(math.pi * step / steps)) if decay else 1.0)
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,8 @@ class RoleConfig:
 
 
 @dataclass(frozen=True)
-class RLConfig:
-    """Reinforcement learning of the one-step student (MARVAL, supplement, Table 2)."""
+class ObjectiveConfig:
+    """What RL pays for, and how its gradient is found (MARVAL, supplement, Table 2)."""
 
     rewards: tuple[str, ...] = ("pickscore:yuvalkirstain/PickScore_v1",)
     """Weighted sum of [WEIGHT*]KIND:PLACE; kinds: pickscore, clip, hpsv2, image_reward, plugin."""
@@ -147,6 +152,15 @@ class RLConfig:
     """Leave the denoising head as it is: rewards spoil fine texture through it first."""
     reward_scale: bool = True
     """Divide the reward by its standard deviation in the first batch."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "loops", "last", "group", prefix="rl.")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How weights and rollouts travel between learner and actors."""
+
     max_staleness: int = 0
     """Updates by which the weights of a rollout may be behind; 0 is synchronous."""
     chunk: int = 16
@@ -156,15 +170,9 @@ class RLConfig:
     weight_dtype: Literal["float32", "bfloat16"] = "float32"
     transport: Literal["object_store", "direct"] = "object_store"
     """direct: Ray Direct Transport between GPUs, experimental."""
-    rollout: RoleConfig = RoleConfig()
-    reward: RoleConfig = RoleConfig()
-    judge: RoleConfig = RoleConfig()
-    """One actor, which takes the held-out figures."""
-    colocate: bool = False
-    """Reward actors take their CPUs and GPUs from the rollout actors' bundles."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "loops", "last", "group", "chunk", prefix="rl.")
+        check_at_least(1, self, "chunk", prefix="rl.")
         check_at_least(0, self, "max_staleness", prefix="rl.")
 
     @property
@@ -176,6 +184,27 @@ class RLConfig:
     def publish_every(self) -> int:
         """Updates between two versions: with `queue`, staleness keeps its bound and two versions live at most."""
         return self.max_staleness + 1 - self.queue
+
+
+@dataclass(frozen=True)
+class PlacementConfig:
+    """Which actors work for RL, and where."""
+
+    rollout: RoleConfig = RoleConfig()
+    reward: RoleConfig = RoleConfig()
+    judge: RoleConfig = RoleConfig()
+    """One actor, which takes the held-out figures."""
+    colocate: bool = False
+    """Reward actors take their CPUs and GPUs from the rollout actors' bundles."""
+
+
+@dataclass(frozen=True)
+class RLConfig(PlacementConfig, FlowConfig, ObjectiveConfig):
+    """Reinforcement learning of the one-step student: three parts, one flat set of options."""
+
+    def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
+        FlowConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

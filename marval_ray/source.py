@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from marval_ray.config import check_at_least, check_seed
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import Generation, student_generation
@@ -54,7 +55,7 @@ class Source:
         model = load_model(path, config)
         if self.n_ar > config.num_tokens:
             raise ValueError(f"--n-ar {self.n_ar} is more than the {config.num_tokens} tokens of an image")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         model, codec = model.to(device).eval(), config.family.codec(self.vae or codec_beside(path), config).to(device)
         if self.teacher:
             return Generation(model, codec, self.sampler, self.n_ar, self.batch)

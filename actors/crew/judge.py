@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actors.crew.rollout import own_device
+from actors.crew.rollout import worker_device
 from marval_ray.config import GuardConfig
 from marval_ray.evaluation.scores import Evaluator, Scores
 from marval_ray.families.base import FamilyConfig
@@ -18,7 +18,7 @@ class Judge:
         self, config: FamilyConfig, codec: Path, classifier: Path, reference: Path, prompts: Prompts, guard: GuardConfig,
         threads: int = 1,
     ):  # fmt: skip
-        device = own_device(threads)
+        device = worker_device(threads)
         self.model = config.family.build(config).eval().requires_grad_(False).to(device)
         self.generation = student_generation(self.model, config.family.codec(codec, config).to(device), guard.loops)
         self.evaluator = Evaluator.load(classifier, reference)

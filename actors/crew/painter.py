@@ -6,7 +6,7 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.crew.rollout import own_device
+from actors.crew.rollout import worker_device
 from marval_ray.families.generation import Generation
 from marval_ray.types import Prompts
 
@@ -38,7 +38,7 @@ class Elsewhere:
 @ray.remote
 def draw(generation: Generation, prompts: Prompts, seed: int, progress: str | None) -> Tensor:
     """Draw on the GPU that Ray gave this task, in bfloat16, or on its CPU."""
-    device = own_device(1)
+    device = worker_device(1)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     moved = replace(generation, model=generation.model.to(device, dtype), codec=generation.codec.to(device))
     return moved.images(prompts, seed, progress)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from actors.crew.rollout import own_device
+from actors.crew.rollout import worker_device
 from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward
@@ -21,7 +21,7 @@ class RewardWorker:
     def __init__(
         self, config: FamilyConfig, codec: Path, rewards: Sequence[str], threads: int = 1
     ):
-        self.device = own_device(threads)
+        self.device = worker_device(threads)
         self.config, self.codec, self.rewards = config, codec, rewards
 
     @cached_property

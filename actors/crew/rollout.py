@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import FamilyConfig
@@ -15,7 +16,7 @@ class RolloutWorker:
     """Weights are an argument of every call and kept by version: a restarted worker needs no other state."""
 
     def __init__(self, config: FamilyConfig, sampler: TokenSampler, loops: int, threads: int = 1):
-        self.device = own_device(threads)
+        self.device = worker_device(threads)
         # Autocast would round all weights anew in every loop.
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.family = config.family
@@ -44,9 +45,9 @@ class RolloutWorker:
             self.held = (weights.version, weights.checksum)
 
 
-def own_device(threads: int) -> torch.device:
-    """Return the GPU that Ray gave this process, or the CPU with `threads` threads."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    torch.set_num_threads(threads)
-    return torch.device("cpu")
+def worker_device(threads: int) -> torch.device:
+    """Return the GPU that Ray gave this process, or the CPU, for which it sets the number of threads."""
+    device = own_device()
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    return device

@@ -20,7 +20,7 @@ from actors.learning.trainer import train
 from actors.learning.watch import BEST
 from actors.patience import Patience, started
 from actors.resources import resources
-from marval_ray.config import RLConfig
+from marval_ray.config import PlacementConfig
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.reinforce.objective import rollout_sampler
@@ -41,7 +41,7 @@ class Outcome:
     reward_after: float
 
 
-def role_demands(rl: RLConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
+def role_demands(rl: PlacementConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
     """Resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
     rollouts, rewards, judge = (
         [resources(role.cpus, role.gpus, role.node)] * role.count for role in (rl.rollout, rl.reward, rl.judge)

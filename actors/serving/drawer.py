@@ -16,6 +16,7 @@ from ray.util.metrics import Counter, Histogram
 from actors.serving.api import Look, Png, State
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, canary, check_draws
+from marval_ray.device import own_device
 from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.images import encode_png
 from marval_ray.hub.layout import codec_beside, load_model, read_config
@@ -54,7 +55,7 @@ class Sampler:
     def __init__(self, config: EndpointConfig, model: FamilyConfig, codec: Path):
         self.options, self.model, self.codec_path = config, model, codec
         self.unfinished, self.most = 0, config.batch + config.queue
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.codec = model.family.codec(codec, model).to(self.device)
         self.thread: SamplerThread | None = None
         self.refused: str | None = None

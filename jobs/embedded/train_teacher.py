@@ -3,7 +3,6 @@
 It exists for the embedded default; published MAR checkpoints need no training here.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,8 @@ from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.average import EMA
-from marval_ray.config import check_seed
+from marval_ray.config import check_seed, lr_factor
+from marval_ray.device import own_device
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import context_loss
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
@@ -54,12 +54,6 @@ class Config:
         check_seed(self.seed)
 
 
-def learning_rate_factor(step: int, config: Config) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
 def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) -> dict[str, Tensor]:
     """Back-propagate one batch; all draws come from (seed, step)."""
     device = model.device
@@ -75,7 +69,7 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
 
 def main(config: Config) -> None:
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     c = MODELS[config.preset]
     check_latents(config.latents, c.latent_shape, c.num_classes)
     dataset = LatentDataset(config.latents, c.latent_shape)
@@ -93,7 +87,7 @@ def main(config: Config) -> None:
     for step in bar:
         metrics = train_step(model, dataset, step, config)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = config.lr * learning_rate_factor(step, config)
+        optimizer.param_groups[0]["lr"] = config.lr * lr_factor(step, config.steps, config.warmup, decay=True)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(dict(model.named_parameters()))

@@ -102,6 +102,12 @@ def _check_labels(file: Path, labels: pa.ChunkedArray, classes: int) -> None:
         )
 
 
+def latents_schema(size: int, metadata: dict[bytes | str, bytes | str] | None = None) -> pa.Schema:
+    """Return the columns of latents of `size` values an image."""
+    vector = pa.list_(pa.float16(), size)
+    return pa.schema({"mean": vector, "std": vector, "label": pa.int64()}, metadata)
+
+
 def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndarray, group: int = 500) -> None:
     """Write latents (N, C, h, w) as Parquet with row groups of `group` images."""
     size = int(np.prod(mean.shape[1:]))
@@ -109,7 +115,7 @@ def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndar
         name: pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), size)
         for name, values in (("mean", mean), ("std", std))
     }
-    table = pa.table({**columns, "label": pa.array(labels, pa.int64())})
+    table = pa.table({**columns, "label": pa.array(labels, pa.int64())}, latents_schema(size))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=group)
 

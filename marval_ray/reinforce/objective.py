@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from marval_ray.config import RLConfig
+from marval_ray.config import ObjectiveConfig
 from marval_ray.diffusion.samplers import Exploring, OneStep, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.families.base import FamilyConfig, Predict, RecordedLoop
@@ -31,14 +31,14 @@ from marval_ray.reinforce.replay import ReplayedLoop, replay_apart, replay_chain
 from marval_ray.types import Rollout, Scored
 
 
-def rollout_sampler(model: FamilyConfig, rl: RLConfig) -> TokenSampler:
+def rollout_sampler(model: FamilyConfig, rl: ObjectiveConfig) -> TokenSampler:
     """Return how rollouts are drawn: with exploration for the policy gradient."""
     if rl.estimator == "policy":
         return Exploring(model.student_timestep, rl.exploration)
     return OneStep(model.student_timestep)
 
 
-def check_objective(model: FamilyConfig, rl: RLConfig) -> None:
+def check_objective(model: FamilyConfig, rl: ObjectiveConfig) -> None:
     """Raise ValueError when the model has no classes whose shift could be priced."""
     if rl.class_drift_weight and model.num_classes is None:
         raise ValueError("rl.class_drift_weight needs a model of classes: set it to 0 for one that reads texts")
@@ -51,7 +51,7 @@ class Objective:
     """
 
     def __init__(
-        self, model: FamilyConfig, rl: RLConfig, initial: Student | None, seed: int, device: torch.device,
+        self, model: FamilyConfig, rl: ObjectiveConfig, initial: Student | None, seed: int, device: torch.device,
         add_up: Callable[[Tensor], object],
     ):  # fmt: skip
         check_objective(model, rl)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from marval_ray.config import Files, check_at_least, check_seed
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.evaluation.metrics import FD, SPEED
 from marval_ray.evaluation.scores import Evaluator
@@ -98,7 +99,7 @@ class Figures:
 
     def __init__(self, config: FiguresConfig, codec: Codec, folder: Path, draw: Callable[[Generation], Painter] = lambda here: here):
         self.config, self.folder, self.draw = config, folder, draw
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.codec = codec.to(self.device)
         self.evaluator = config.evaluator()
         self.measured: list[Measured] = []
