@@ -18,10 +18,10 @@ from marval_ray.environment import before_ray
 
 before_ray()
 
-import ray
 import torch
 import tyro
 
+from actors import local_ray
 from actors.crew.painter import Elsewhere
 from actors.errors import plainly
 from actors.learning.gsim import GSIMRun
@@ -109,7 +109,7 @@ def main(config: Config) -> None:
         family.check_data(config.latents, config.model, codec.id)
         tasks = [TASKS[stage.name](config, storage) for stage in stages]
         load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
-        ray.init()
+        local_ray.begin()
         with handled(stop_now), plainly(storage.folder / ERRORS):
             check_resources(largest_demands(tasks), node_resources())
             open_run_folder(storage, config, config.overwrite)

@@ -22,7 +22,7 @@ import ray
 import ray.data
 from tqdm import tqdm
 
-from actors import errors
+from actors import errors, local_ray
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray.config import check_at_least
 from marval_ray.embedded import assets_index
@@ -150,7 +150,7 @@ def latent_size(vae: VAE, decoder: Decoder) -> int:
 
 def start_ray(config: Config) -> None:
     """Raise ValueError when the cluster can never run the workers beside a task that decodes images."""
-    ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
+    local_ray.begin(ignore_reinit_error=True, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current()  # a dataset takes a copy when it is made
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False  # `cut` shows one of images

@@ -23,11 +23,11 @@ end_them_at_exit()
 before_ray()
 before_serve()
 
-import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from actors import local_ray
 from actors.resources import check_resources, node_resources
 from actors.serving.endpoint import application, demands
 from actors.serving.endpoint_config import EndpointConfig
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     check(first, config)
     app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
     leave_if_asked()
-    ray.init()
+    local_ray.begin()
     on_signal(leave)
     let_through()
     check_resources(demands(config), node_resources())

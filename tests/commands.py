@@ -22,13 +22,13 @@ def run(*arguments: object, env: dict[str, str] | None = None, timeout: float = 
 
 def succeed(*arguments: object, env: dict[str, str] | None = None) -> str:
     """Standard output of a command that ends well. It runs in this process, which has all imports; Ray's are its own."""
-    with patch.dict(os.environ, env or {}):
-        return outputs(*arguments)[0]
+    return outputs(*arguments, env=env)[0]
 
 
-def outputs(*arguments: object) -> tuple[str, str]:
+def outputs(*arguments: object, env: dict[str, str] | None = None) -> tuple[str, str]:
     """Standard output and standard error of a command that ends well, in this process."""
-    out, err, code = _here(*arguments)
+    with patch.dict(os.environ, env or {}):
+        out, err, code = _here(*arguments)
     assert not code, out[-3000:] + err[-3000:] + str(code)
     return out, err
 
@@ -52,7 +52,7 @@ def _here(script: str, *options: object) -> tuple[str, str, str | int | None]:
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [script, *map(str, options)]
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ):  # a job may set some for its Ray
             runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as end:
         return out.getvalue(), err.getvalue(), end.code

@@ -59,23 +59,6 @@ def test_distillation_writes_what_people_look_at(run_folder):
     assert any((a != b).any() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
 
 
-@pytest.mark.slow
-def test_both_stages_in_one_job_and_more_of_the_second(tmp_path):
-    both = (DISTILL, "--stages", "gsim,rl", "--out", tmp_path / "run", *QUICK, *QUICK_RL, "--learner.steps", 2)
-    env = {"PYTHONPATH": str(ROOT / "tests")}
-    succeed(*both, "--rl-learner.steps", 2, env=env)
-    summary = json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))
-    scores = {f"student_{key}_{when}_rl" for key in ("fd", "accuracy", "diversity") for when in ("before", "after")}
-    assert {"student_fd_before", "student_fd", "reward_before", "reward_after"} | scores <= summary.keys()
-    assert summary["rl_updates"] == 2
-    assert summary["student_n_ar_after_rl"] == summary["loops"][-1]["n_ar"] == 2  # rl.loops
-    assert summary["student_fd_after_rl"] == summary["loops"][-1]["fd"]
-    pictures = {"rl.png", "metrics-rl.jsonl", "student_before_RL.png", "student_after_RL.png"}
-    assert (OUTPUTS - {"student_after.png"}) | pictures <= {path.name for path in (tmp_path / "run").iterdir()}
-    succeed(*both, "--resume", "--rl-learner.steps", 3, env=env)
-    assert json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))["rl_updates"] == 3
-
-
 def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
     assert "holds a finished run: continue it with --resume, or start anew with --overwrite" in refuse(
         DISTILL, "--out", run_folder, "--learner.steps", 4, *SHORT

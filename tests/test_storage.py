@@ -1,5 +1,6 @@
 """Runs in a bucket of a local S3 server, and on storage that is full, read-only or goes away."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pyarrow.fs as fs
 import pytest
-from commands import ROOT, refuse, run, succeed
+from commands import ROOT, outputs, refuse, run, succeed
 from servers import free_port, wait_until
-from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
+from test_jobs import DISTILL, OUTPUTS, QUICK, QUICK_RL, SHORT
 
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
@@ -85,19 +86,47 @@ def test_places_that_are_none(bucket):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_goes_on_on_a_machine_that_never_saw_it(bucket):
+def test_both_stages_in_a_bucket_beside_another_ray_and_more_of_the_second_on_a_machine_that_never_saw_them(bucket):
     both = (DISTILL, "--out", bucket("both"), *QUICK, *QUICK_RL, "--learner.steps", 2)
     env = {"PYTHONPATH": str(ROOT / "tests")}
-    succeed(*both, "--rl-learner.steps", 2, env=env)
-    there = Storage.of(bucket("both"), "test")
+    with another_ray():
+        printed = "".join(outputs(*both, "--rl-learner.steps", 2, env=env))
+    assert "Traceback" not in printed and "multiple active Ray instances" not in printed, printed[-5000:]
+    here, there = Storage.of(bucket("both")), Storage.of(bucket("both"), "test")
+    check_both_stages(here.folder)
     assert {"student.safetensors", "student-gsim.safetensors", "report.html", "train", "train-rl", "tensorboard"} <= set(there.listing())
     assert "holds a finished run" in refuse(*both)
-    shutil.rmtree(Storage.of(bucket("both")).folder)
+    shutil.rmtree(here.folder)
     succeed(*both, "--rl-learner.steps", 3, "--resume", env=env)
     there.pull(*RECORDS)
     assert [row["step"] for row in read_metrics(there.folder / "metrics-rl.jsonl")] == [1, 2, 3]
+    assert json.loads((there.folder / "summary.json").read_text(encoding="utf-8"))["rl_updates"] == 3
     shown = succeed("jobs/status.py", bucket("both"))
     assert "finished" in shown and "rl: update 3 of 3" in shown and "checkpoint_" in shown
+
+
+@contextmanager
+def another_ray():
+    """A Ray of somebody else on this machine."""
+    command = [sys.executable, "-c", "import ray; ray.init('local'); print('there', flush=True); input()"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout.readline() == "there\n"
+    try:
+        yield
+    finally:
+        process.communicate("\n", timeout=60)
+
+
+def check_both_stages(folder: Path) -> None:
+    """A run of both stages wrote what people look at."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    scores = {f"student_{key}_{when}_rl" for key in ("fd", "accuracy", "diversity") for when in ("before", "after")}
+    assert {"student_fd_before", "student_fd", "reward_before", "reward_after"} | scores <= summary.keys()
+    assert summary["rl_updates"] == 2
+    assert summary["student_n_ar_after_rl"] == summary["loops"][-1]["n_ar"] == 2  # rl.loops
+    assert summary["student_fd_after_rl"] == summary["loops"][-1]["fd"]
+    pictures = {"rl.png", "metrics-rl.jsonl", "student_before_RL.png", "student_after_RL.png"}
+    assert (OUTPUTS - {"student_after.png"}) | pictures <= {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.slow

@@ -66,6 +66,8 @@ def test_the_job_runs_on_a_cluster(cluster):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Ray deletes the job's working directory, so the run is in the home of the user that the cluster runs as.
     assert Path(env["HOME"], "runs", "submitted", "report.html").exists()
+    if env["RAY_AUTH_MODE"] == "disabled":
+        return  # what a job prints comes back alike
     failed = subprocess.run(
         [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
     )
