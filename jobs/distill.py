@@ -90,6 +90,8 @@ class Config:
         if (self.student is None) == (self.stages == "rl"):
             raise ValueError("--student goes with --stages rl, which needs it")
         check_seed(self.seed)
+        for name in ("learner", "rl_learner"):
+            getattr(self, name).check(name)
 
     @property
     def start(self) -> Path:

@@ -85,11 +85,12 @@ class LearnerConfig:
     log_every: int = 10
     checkpoint_every: int = 1000
 
-    def __post_init__(self) -> None:
+    def check(self, name: str) -> None:
+        """Raise ValueError when a value is out of its range; `name` is what these options are called, as there are two of them."""
         positive = ("steps", "batch", "workers", "cpus_per_worker", "log_every", "checkpoint_every", "max_bad_steps")
-        check_at_least(1, self, *positive, prefix="learner.")
+        check_at_least(1, self, *positive, prefix=f"{name}.")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"learner.ema must be in [0, 1), got {self.ema}")
+            raise ValueError(f"{name}.ema must be in [0, 1), got {self.ema}")
 
     def lr_factor(self, step: int) -> float:
         """Factor of the learning rates at update `step`."""
@@ -114,8 +115,9 @@ class RoleConfig:
     node: str | None = None
     """Only nodes that have this custom resource; by default any."""
 
-    def __post_init__(self) -> None:
-        check_at_least(1, self, "count", "threads", prefix="a role's ")
+    def check(self, name: str) -> None:
+        """Raise ValueError when a value is out of its range; `name` is what these options are called."""
+        check_at_least(1, self, "count", "threads", prefix=f"{name}.")
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,18 @@ class PlacementConfig:
     colocate: bool = False
     """Reward actors take their CPUs and GPUs from the rollout actors' bundles."""
 
+    def __post_init__(self) -> None:
+        for name in ("rollout", "reward", "judge"):
+            getattr(self, name).check(f"rl.{name}")
+
 
 @dataclass(frozen=True)
 class RLConfig(PlacementConfig, FlowConfig, ObjectiveConfig):
     """Reinforcement learning of the one-step student: three parts, one flat set of options."""
 
     def __post_init__(self) -> None:
-        ObjectiveConfig.__post_init__(self)
-        FlowConfig.__post_init__(self)
+        for part in (ObjectiveConfig, FlowConfig, PlacementConfig):
+            part.__post_init__(self)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,9 @@ def test_distillation_refuses_bad_options(tmp_path):
     assert "could not convert string to float: 'abc'" in refuse(DISTILL, "--gsim.w", "abc")
     missing = refuse(DISTILL, "--preset", "mar-b", *out)
     assert all(option in missing for option in ("--teacher PATH", "--latents PATH", "--vae PATH"))
-    assert "learner.steps must be at least 1, got 0" in refuse(DISTILL, "--learner.steps", 0, *out)
+    for learner in ("learner", "rl-learner"):
+        assert f" {learner.replace('-', '_')}.steps must be at least 1, got 0" in refuse(DISTILL, f"--{learner}.steps", 0, *out)
+    assert " rl.judge.threads must be at least 1, got 0" in refuse(DISTILL, "--rl.judge.threads", 0, *out)
     message = refuse(DISTILL, "--stages", "gsim", "--learner.workers", 64, *out)
     assert "64 learner of {'CPU': 2.0} do not fit" in message and "lower their number" in message
     assert "--student goes with --stages rl" in refuse(DISTILL, "--stages", "rl", *out)

@@ -30,8 +30,11 @@ class NonFiniteError(Exception):
 class Learner(ABC):
     """State of one rank. Subclasses add `step`; all their draws derive from (seed, step, rank).
 
-    done: set by a subclass that wants no further update. stopping: asked by those that wait for others whether to give up.
+    options: what its settings are called on the command line. done: set by a subclass that wants no further update.
+    stopping: asked by those that wait for others whether to give up.
     """
+
+    options = "learner"
 
     def __init__(
         self, student: Backbone, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
@@ -81,7 +84,7 @@ class Learner(ABC):
         if self.bad_steps >= self.config.max_bad_steps:
             raise NonFiniteError(
                 f"{self.bad_steps} updates in a row were not finite (last: {', '.join(bad)} at update {step}); "
-                "lower learner.lr and learner.auxiliary_lr, or check the latents' scale"
+                f"lower {self.options}.lr and {self.options}.auxiliary_lr, or check the latents' scale"
             )
 
     def save(self, folder: Path, step: int) -> None:

@@ -55,6 +55,8 @@ class RLRun:
 class RLLearner(Learner):
     """One rank. Rank 0 drives the actors for all ranks and hands them their shares."""
 
+    options = "rl_learner"
+
     def __init__(self, plan: Plan, crew: Crew, state: StateDict, device: torch.device):
         model, rl = plan.model, plan.rl
         student = model.family.load(state, model, plan.student)
