@@ -51,7 +51,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Overhead:
     actors: int
     images_per_second: float
     share_of_ideal: float
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
             write_json(config.out, figures)
 
 
-def measure(config: Config, actors: int) -> Figures:
+def measure(config: Config, actors: int) -> Overhead:
     rewards = actors // 4
     rollouts = actors - rewards
     rl = RLConfig(max_staleness=1, chunk=config.chunk, rollout=RoleConfig(rollouts, cpus=0.01), reward=RoleConfig(rewards, cpus=0.01))
@@ -86,7 +86,7 @@ def measure(config: Config, actors: int) -> Figures:
             feed.batch(step)
         took, cpu = time.perf_counter() - began, sum(me.cpu_times()[:2]) - cpu
         requests = config.batches * rollouts
-        return Figures(
+        return Overhead(
             actors, requests * config.chunk / took, ideal(config, rollouts, rewards) / took, 1000 * cpu / requests,
             me.memory_info().rss / 1e6, {f"{size} GB": broadcast(feed, crew, size) for size in config.gigabytes},
         )  # fmt: skip

@@ -55,7 +55,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Speed:
     """Sums over the measured loops; `peak_gflops` is the best matmul that ran between them."""
 
     name: str
@@ -138,7 +138,7 @@ def random_model(config: ModelConfig, device: torch.device) -> MAR:
     return model
 
 
-def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], repeats: int) -> Figures:
+def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], repeats: int) -> Speed:
     """Time `loops`, with matmuls before each of them and at the end."""
     c, batch = model.config, len(loops[0].known)
     random = Randomness.of(Draws(0, tuple(range(batch))), c.num_tokens, c.token_channels, sampler.noise_steps)
@@ -151,7 +151,7 @@ def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], rep
             times.append(seconds_of(partial(run_loop, model, sampler, random.initial, labels, loop, random)))
         seconds += min(times)
     peaks.append(matmul_gflops())
-    return Figures(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))
+    return Speed(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))
 
 
 def spread(items: list[Loop], count: int) -> list[Loop]:

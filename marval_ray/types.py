@@ -136,7 +136,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TimedRollout:
     """A rollout and the seconds it took."""
 
     rollout: Rollout

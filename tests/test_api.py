@@ -18,7 +18,7 @@ from PIL import Image
 from servers import PATH
 from small import wish
 
-from actors.serving.api import Backend, Look
+from actors.serving.api import Backend, PartialImage
 from actors.serving.drawer import Sampler
 from actors.serving.endpoint import application, build, card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig, read_key
@@ -145,7 +145,7 @@ def test_a_request_beyond_its_deadline_ends(sampler):
 
 def test_a_stream_beyond_its_deadline_ends_with_an_error():
     async def stuck(*_):
-        yield Look(b"", 1)
+        yield PartialImage(b"", 1)
         await asyncio.sleep(60)
 
     with client_of(Backend(stuck, stuck, stuck), deadline=0.5) as client:

@@ -276,12 +276,12 @@ def scores(fd=10.0, accuracy=0.8, diversity=0.9, recall=0.5) -> Scores:
 
 def test_guard_keeps_the_last_inside_the_bands_and_stops_what_goes_wrong():
     guard = Guard(GuardConfig(patience=2), scores())
-    assert guard.look(10, scores(fd=8.0, accuracy=0.85))
-    assert guard.look(20, scores(fd=9.5, accuracy=0.84)) and guard.best.fd == 9.5
-    assert not guard.look(30, scores(fd=11.0, accuracy=0.95)) and not guard.exhausted
-    assert guard.look(40, scores(fd=9.0, accuracy=0.9)) and guard.outside == 0
+    assert guard.take(10, scores(fd=8.0, accuracy=0.85))
+    assert guard.take(20, scores(fd=9.5, accuracy=0.84)) and guard.best.fd == 9.5
+    assert not guard.take(30, scores(fd=11.0, accuracy=0.95)) and not guard.exhausted
+    assert guard.take(40, scores(fd=9.0, accuracy=0.9)) and guard.outside == 0
     for step in (50, 60):
-        assert not guard.look(step, scores(fd=7.0, accuracy=0.99, diversity=0.5))
+        assert not guard.take(step, scores(fd=7.0, accuracy=0.99, diversity=0.5))
     assert guard.exhausted and guard.best_step == 40
     assert guard.complaints(scores(20.0, 0.7, 0.5)) == [
         "FD 20.00 is above 1.0 x 10.00",

@@ -201,7 +201,7 @@ def judged(plan: Plan, crew: Crew, folder: Path) -> tuple[int, float]:
     folder.mkdir()
     last = train(RLRun.of(plan, crew), Storage.of(str(folder)), RL)
     progress, state = (json.loads((last / name).read_text(encoding="utf-8")) for name in ("progress.json", "guard.json"))
-    scores = ray.get(crew.judge.look.remote(pack(load_file(last / "best.safetensors"), 0, torch.float32)))
+    scores = ray.get(crew.judge.measure.remote(pack(load_file(last / "best.safetensors"), 0, torch.float32)))
     assert scores.fd == pytest.approx(state["best"]["fd"], rel=1e-4)
     assert scores.fd <= state["start"]["fd"]
     assert max(row["held_out/fd"] for row in metrics(folder) if "held_out/fd" in row) > state["start"]["fd"]

@@ -27,7 +27,7 @@ class Judge:
     def start(self) -> None:
         """Answer, which takes a worker whose constructor is done."""
 
-    def look(self, weights: Weights) -> Scores:
+    def measure(self, weights: Weights) -> Scores:
         """Score `guard.samples` images."""
         unpack(weights, dict(self.model.named_parameters()))
         return self.evaluator.score(self.generation.images(self.prompts, self.guard.seed), self.prompts.labels)

@@ -96,6 +96,7 @@ class Feed:
     ):
         """stopping: whether to give up waiting for a batch."""
         self.crew, self.config, self.batch_size = crew, config, batch
+        self.weights: ray.ObjectRef | None = None
         self.prompts, self.seed = prompts, seed
         self.transport = TRANSPORTS[config.transport]()
         self.patience = Patience(crew.answer_seconds, stopping)

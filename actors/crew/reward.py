@@ -9,7 +9,7 @@ from actors.crew.rollout import worker_device
 from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward
-from marval_ray.types import Delivery, Drawn, Scored
+from marval_ray.types import Delivery, Scored, TimedRollout
 
 
 class RewardWorker:
@@ -34,7 +34,7 @@ class RewardWorker:
         """Load what it works with. Raises what loading raises."""
         self.scorer  # noqa: B018  (the first look at it loads it)
 
-    def score(self, drawn: Drawn) -> Delivery:
+    def score(self, drawn: TimedRollout) -> Delivery:
         """Score the images of a rollout."""
         began = time.perf_counter()
         rollout = drawn.rollout

@@ -9,7 +9,7 @@ from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import FamilyConfig
 from marval_ray.files.flat import unpack
-from marval_ray.types import Drawn, Request, Rollout, Tokens, Weights
+from marval_ray.types import Request, Rollout, TimedRollout, Tokens, Weights
 
 
 class RolloutWorker:
@@ -29,7 +29,7 @@ class RolloutWorker:
         """Answer, which takes a worker whose constructor is done."""
 
     @torch.no_grad()
-    def generate(self, weights: Weights, request: Request) -> Drawn:
+    def generate(self, weights: Weights, request: Request) -> TimedRollout:
         """Draw the images of `request`. Raises ValueError when the weights are damaged or of another model."""
         began = time.perf_counter()
         self._use(weights)
@@ -37,7 +37,7 @@ class RolloutWorker:
         *_, tokens = self.family.reveal(self.model, self.sampler, self.conditioner(request.prompts), draws, self.loops)
         drawn = Tokens(tokens.values.float(), tokens.codes, tokens.revealed).to("cpu")
         rollout = Rollout(drawn, request.prompts, request.seed, request.indices, weights.version, weights.checksum)
-        return Drawn(rollout, time.perf_counter() - began)
+        return TimedRollout(rollout, time.perf_counter() - began)
 
     def _use(self, weights: Weights) -> None:
         if self.held != (weights.version, weights.checksum):

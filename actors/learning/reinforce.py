@@ -25,7 +25,7 @@ from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.reinforce.objective import rollout_sampler
 from marval_ray.runs.stage import RL
-from marval_ray.types import Drawn, Rollout, Tokens
+from marval_ray.types import Rollout, TimedRollout, Tokens
 
 MEASURED_BATCH = 1_000_000
 """Number of the batch on which the reward is measured: no update comes so far."""
@@ -93,7 +93,7 @@ def try_reward(plan: Plan) -> None:
     """
     c, rl = plan.model, plan.rl
     noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
-    drawn = Drawn(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), 0, 0), 0.0)
+    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), 0, 0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
         (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.codec, rl.rewards)

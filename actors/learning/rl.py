@@ -147,7 +147,7 @@ class RLLearner(Learner):
         if self.crew.judge is None or step % guard.every:
             return {}
         try:
-            scores, exhausted = from_chief(lambda: self.watch and self.watch.look(step, self._average()))
+            scores, exhausted = from_chief(lambda: self.watch and self.watch.ask(step, self._average()))
         except CalledOff:  # the update is done and kept; the run ends after it
             return {}
         if exhausted and guard.action == "stop":

@@ -32,11 +32,11 @@ class Watch:
         if self.guard is None:
             self.guard, self.best = Guard(self.config, self._judged(student)), student
 
-    def look(self, step: int, student: dict[str, Tensor]) -> tuple[Scores, bool]:
+    def ask(self, step: int, student: dict[str, Tensor]) -> tuple[Scores, bool]:
         """Held-out scores of the student after `step` updates, and whether it is time to stop or go back."""
         assert self.guard is not None  # begin came first
         scores = self._judged(student)
-        if self.guard.look(step, scores):
+        if self.guard.take(step, scores):
             self.best = student
         exhausted = self.guard.exhausted
         if exhausted:
@@ -54,6 +54,6 @@ class Watch:
         self.best = load_file(folder / BEST)
 
     def _judged(self, student: dict[str, Tensor]) -> Scores:
-        reference = self.judge.look.remote(ray.put(pack(student, 0, torch.float32)))
+        reference = self.judge.measure.remote(ray.put(pack(student, 0, torch.float32)))
         (scores,) = self.patience.results([reference], lambda _: {"judge-0": self.judge})
         return scores

@@ -18,7 +18,7 @@ from fastapi_offline import FastAPIOffline
 
 from actors.serving.body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
 from actors.serving.border import Head, Hosts, SafeHeaders, failed
-from actors.serving.image_request import FIELDS, Card, ImageRequest, check_model, wishes_of
+from actors.serving.image_request import FIELDS, ImageRequest, ModelCard, check_model, wishes_of
 from actors.serving.refusals import BUSY, Busy, Refused, add_errors, error
 from marval_ray.families.base import Wish
 
@@ -36,7 +36,7 @@ class Png:
 
 
 @dataclass(frozen=True)
-class Look:
+class PartialImage:
     """An image on the way, after so many loops."""
 
     content: bytes
@@ -57,8 +57,8 @@ class Backend:
     """Who draws. Each may raise `Busy`."""
 
     draw: Callable[[Wish], Coroutine[Any, Any, Png]]
-    watch: Callable[[Wish, int], AsyncIterator[Look | Png]]
-    """With so many looks on the way; the finished image comes last."""
+    watch: Callable[[Wish, int], AsyncIterator[PartialImage | Png]]
+    """With so many partials on the way; the finished image comes last."""
     state: Callable[[], Awaitable[State]]
 
 
@@ -75,7 +75,7 @@ class Rules:
     allowed_hosts: Sequence[str] = ()
 
 
-def make_app(card: Card, backend: Backend, rules: Rules) -> FastAPI:
+def make_app(card: ModelCard, backend: Backend, rules: Rules) -> FastAPI:
     """The application."""
     html = PAGE.read_text(encoding="utf-8")
     # FastAPI as it is, but /docs needs no CDN.
@@ -108,7 +108,7 @@ def add_border(app: FastAPI, rules: Rules) -> None:
     app.add_exception_handler(500, failed)
 
 
-def guarded_routes(card: Card, backend: Backend, rules: Rules) -> APIRouter:
+def guarded_routes(card: ModelCard, backend: Backend, rules: Rules) -> APIRouter:
     """What only those may ask for who have the key."""
     created = int(time.time())
     described = HTTPBearer(auto_error=False, description="Only when the server has a key.")
@@ -189,15 +189,15 @@ async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
             task.cancel()
 
 
-async def streamed(backend: Backend, wishes: list[Wish], looks: int, card: Card, deadline: float) -> AsyncIterator[bytes]:
+async def streamed(backend: Backend, wishes: list[Wish], partials: int, card: ModelCard, deadline: float) -> AsyncIterator[bytes]:
     """Events of all images as they come. Raises Busy and Refused."""
     queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def follow(index: int, wish: Wish) -> None:
         seen = 0
-        async for item in backend.watch(wish, looks):
+        async for item in backend.watch(wish, partials):
             kind, own = "completed", {"model_version": getattr(item, "version", None)}
-            if isinstance(item, Look):
+            if isinstance(item, PartialImage):
                 kind, own = "partial_image", {"partial_image_index": seen, "loops": item.loops}
                 seen += 1
             queue.put_nowait(event(f"image_generation.{kind}", entry(wish, item.content) | common(card, index) | own))
@@ -238,13 +238,13 @@ def entry(wish: Wish, png: bytes) -> dict[str, Any]:
     return {"b64_json": base64.b64encode(png).decode(), "seed": wish.seed}
 
 
-def common(card: Card, index: int) -> dict[str, Any]:
+def common(card: ModelCard, index: int) -> dict[str, Any]:
     """What OpenAI's clients expect in each event, and which of the images it is about."""
     now = int(time.time())
     return {"index": index, "created_at": now, "size": card.shape, "quality": "auto", "background": "opaque", "output_format": "png"}
 
 
-def answer(card: Card, wishes: list[Wish], pictures: list[Png]) -> dict[str, Any]:
+def answer(card: ModelCard, wishes: list[Wish], pictures: list[Png]) -> dict[str, Any]:
     data = [entry(wish, picture.content) for wish, picture in zip(wishes, pictures, strict=True)]
     return {
         "created": int(time.time()), "data": data, "output_format": "png", "size": card.shape, "model": card.name,
@@ -253,7 +253,7 @@ def answer(card: Card, wishes: list[Wish], pictures: list[Png]) -> dict[str, Any
     }  # fmt: skip
 
 
-def description(card: Card, version: str, created: int) -> dict[str, Any]:
+def description(card: ModelCard, version: str, created: int) -> dict[str, Any]:
     return {
         "id": card.name, "object": "model", "created": created, "owned_by": "marval_ray", "version": version,
         "classes": card.classes, "steps": card.steps, "max_steps": card.max_steps, "size": card.shape,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ray.util.metrics import Counter, Histogram
 
-from actors.serving.api import Look, Png, State
+from actors.serving.api import PartialImage, Png, State
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, canary, check_draws
 from marval_ray.device import own_device
@@ -117,8 +117,8 @@ class Sampler:
             picture = await asyncio.wrap_future(ticket.picture)
         return Png(await asyncio.to_thread(encode_png, picture.pixels), picture.version)
 
-    async def watch(self, wish: Wish, looks: int) -> AsyncIterator[Look | Png]:
-        """The image on its way, `looks` times, then finished; nothing when as many wait as may."""
+    async def watch(self, wish: Wish, partials: int) -> AsyncIterator[PartialImage | Png]:
+        """The image on its way, `partials` times, then finished; nothing when as many wait as may."""
         if self.unfinished >= self.most:
             return
         loop, news = asyncio.get_running_loop(), asyncio.Queue[tuple[int, np.ndarray] | None]()
@@ -126,17 +126,17 @@ class Sampler:
         def on_preview(loops: int, pixels: np.ndarray) -> None:
             loop.call_soon_threadsafe(news.put_nowait, (loops, pixels))
 
-        with self._submitted(wish, looks, on_preview) as ticket:
+        with self._submitted(wish, partials, on_preview) as ticket:
             ticket.picture.add_done_callback(lambda _: loop.call_soon_threadsafe(news.put_nowait, None))
             while (item := await news.get()) is not None:
-                yield Look(await asyncio.to_thread(encode_png, item[1]), item[0])
+                yield PartialImage(await asyncio.to_thread(encode_png, item[1]), item[0])
             picture = ticket.picture.result()
         yield Png(await asyncio.to_thread(encode_png, picture.pixels), picture.version)
 
     @contextmanager
-    def _submitted(self, wish: Wish, looks: int = 0, on_preview: Preview | None = None) -> Iterator[Ticket]:
+    def _submitted(self, wish: Wish, partials: int = 0, on_preview: Preview | None = None) -> Iterator[Ticket]:
         """An image that is drawn as long as somebody waits for it."""
-        ticket = self._running().submit(wish, looks, on_preview)
+        ticket = self._running().submit(wish, partials, on_preview)
         self.unfinished += 1
         try:
             yield ticket

@@ -13,7 +13,7 @@ from ray import serve
 from actors.resources import resources
 from actors.serving.drawer import Sampler
 from actors.serving.endpoint_config import EndpointConfig, read_key
-from actors.serving.image_request import Card
+from actors.serving.image_request import ModelCard
 from actors.serving.replica import Api
 from marval_ray.class_names import names_of
 from marval_ray.families.base import FamilyConfig
@@ -62,12 +62,12 @@ def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
     return {"Sampler": [resources(config.cpus, config.gpus)] * config.min_replicas, "Api": [resources(API_CPUS, 0)]}
 
 
-def card_of(config: EndpointConfig, model: FamilyConfig) -> Card:
+def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
     """Raises ValueError when the names of the classes are unknown or `steps` is too large."""
     if config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
     names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)
-    return Card(config.name, names, model.num_tokens, config.steps, model.image_size)
+    return ModelCard(config.name, names, model.num_tokens, config.steps, model.image_size)
 
 
 def user_config(checkpoint: Path) -> dict[str, Any]:

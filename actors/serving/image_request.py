@@ -58,7 +58,7 @@ FIELDS = ", ".join(field.alias or name for name, field in ImageRequest.model_fie
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What is served, for those who ask and for checks. classes: none for models that read texts. size: rows and columns of an image."""
 
     name: str
@@ -73,7 +73,7 @@ class Card:
         return f"{self.size}x{self.size}"
 
 
-def wishes_of(request: ImageRequest, card: Card) -> list[Wish]:
+def wishes_of(request: ImageRequest, card: ModelCard) -> list[Wish]:
     """One for each image. Raises Refused."""
     if request.model is not None:
         check_model(request.model, card)
@@ -87,7 +87,7 @@ def wishes_of(request: ImageRequest, card: Card) -> list[Wish]:
     return [Wish(prompt, (first + i) % SEEDS, loops=steps, temperature=request.temperature) for i in range(request.n)]
 
 
-def check_model(name: str, card: Card) -> None:
+def check_model(name: str, card: ModelCard) -> None:
     """Raise Refused unless `name` is the model that is served."""
     if name != card.name:
         raise Refused(404, f"model {ascii(name[:200])} is not served here; {card.name!r} is", "model")

@@ -9,9 +9,9 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from actors.serving.api import Backend, Look, Png, Rules, State, make_app
+from actors.serving.api import Backend, PartialImage, Png, Rules, State, make_app
 from actors.serving.endpoint_config import EndpointConfig
-from actors.serving.image_request import Card
+from actors.serving.image_request import ModelCard
 from actors.serving.refusals import Busy
 from marval_ray.families.base import Wish
 
@@ -19,7 +19,7 @@ from marval_ray.families.base import Wish
 class Api:
     """HTTP."""
 
-    def __init__(self, card: Card, config: EndpointConfig, key: str | None, sampler: DeploymentHandle):
+    def __init__(self, card: ModelCard, config: EndpointConfig, key: str | None, sampler: DeploymentHandle):
         self.card, self.sampler = card, sampler
         self.rules = Rules(config.deadline, key, config.origins, config.allowed_hosts)
 
@@ -37,10 +37,10 @@ class Api:
             raise Busy
         return png
 
-    async def watch(self, wish: Wish, looks: int) -> AsyncIterator[Look | Png]:
+    async def watch(self, wish: Wish, partials: int) -> AsyncIterator[PartialImage | Png]:
         with busy():
-            item: Look | Png | None = None
-            responses: Any = self.sampler.options(stream=True).watch.remote(wish, looks)
+            item: PartialImage | Png | None = None
+            responses: Any = self.sampler.options(stream=True).watch.remote(wish, partials)
             try:
                 async for item in responses:
                     yield item

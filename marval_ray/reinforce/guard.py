@@ -26,7 +26,7 @@ class Guard:
     def __post_init__(self) -> None:
         self.best = self.start
 
-    def look(self, step: int, scores: Scores) -> bool:
+    def take(self, step: int, scores: Scores) -> bool:
         """Take in the scores after `step` updates; whether this student is the best so far."""
         if self.complaints(scores):
             self.outside += 1

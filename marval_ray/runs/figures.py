@@ -114,7 +114,7 @@ class Figures:
         teacher = teacher.to(self.device)
         generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
-        self._look("student before", teacher, loops, "before")
+        self._measure("student before", teacher, loops, "before")
         if self.evaluator is not None and self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
@@ -129,7 +129,7 @@ class Figures:
 
     def before_rl(self, student: Backbone, loops: int) -> None:
         """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
-        self._look("student before RL", student, loops, "before_rl")
+        self._measure("student before RL", student, loops, "before_rl")
 
     def reinforced(self, student: Backbone, loops: int) -> None:
         """The same of the student after RL, and its scores at each number of loops."""
@@ -137,7 +137,7 @@ class Figures:
         self._final(student, () if loops in self.config.loops else (loops,))
         self.measured += [Measured.of(row, "student", "after_rl") for row in self.student_rows if row[LOOPS] == loops]
 
-    def _look(self, name: str, model: Backbone, loops: int, when: str) -> None:
+    def _measure(self, name: str, model: Backbone, loops: int, when: str) -> None:
         """Pictures of a student, and its scores at one number of loops."""
         student = self._student(model)
         self._draw(name, student)

@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
-class Card:
+class KeyFigure:
     """A key figure at the top of the page."""
 
     heading: str
@@ -64,29 +64,29 @@ def write_html(
         temporary.write_text(text, encoding="utf-8")
 
 
-def cards(summary: dict[str, Any]) -> list[Card]:
+def cards(summary: dict[str, Any]) -> list[KeyFigure]:
     """The key figures that `summary` has."""
     has = summary.__contains__
     found = [_score_card(measured) for measured in measured_in(summary).values()]
     if has("reward_after"):
         note = f"from {summary['reward_before']:.3g}, in standard deviations of an image's reward before"
-        found.append(Card("Reward", f"{gain(summary):+.2f}", note))
+        found.append(KeyFigure("Reward", f"{gain(summary):+.2f}", note))
     if has("fd_ratio"):
-        found.append(Card("FD, student : teacher", f"{summary['fd_ratio']:.2f}", "below 1 the student is better"))
+        found.append(KeyFigure("FD, student : teacher", f"{summary['fd_ratio']:.2f}", "below 1 the student is better"))
     if has("speed_up"):
         note = f"at N_AR = {summary['speed_up_n_ar']}, with no worse FD" if has("speed_up_n_ar") else "with no worse FD"
-        found.append(Card("Faster than the teacher", f"{summary['speed_up']:.0f} ×", note))
+        found.append(KeyFigure("Faster than the teacher", f"{summary['speed_up']:.0f} ×", note))
     if has("seconds_total"):
         note = ", ".join(f"{stage.title} {minutes(summary[stage.seconds])}" for stage in STAGES if has(stage.seconds))
-        found.append(Card("Time", minutes(summary["seconds_total"]), note or "in all"))
+        found.append(KeyFigure("Time", minutes(summary["seconds_total"]), note or "in all"))
     return found
 
 
-def _score_card(measured: Measured) -> Card:
+def _score_card(measured: Measured) -> KeyFigure:
     """FD, with accuracy, and N_AR where it is known."""
     loops = "" if measured.loops is None else f", N_AR = {measured.loops}"
     note = ACCURACY.said(measured.scores[ACCURACY.name]) + loops
-    return Card(TITLES[measured.model, measured.when], FD.said(measured.scores[FD.name]), note)
+    return KeyFigure(TITLES[measured.model, measured.when], FD.said(measured.scores[FD.name]), note)
 
 
 def minutes(seconds: float) -> str:
