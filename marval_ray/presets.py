@@ -1,14 +1,19 @@
 """Presets: sizes of models and the settings of both stages for each, as one table."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from marval_ray.config import Files, GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
+from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
-MODELS = {
+PresetName = Literal["tiny", "mar-b", "mar-l", "mar-h"]
+"""As options have them; a test holds that these are the keys of the tables."""
+
+MODELS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
         latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
         encoder_width=128, encoder_depth=2, encoder_heads=4,
@@ -17,7 +22,7 @@ MODELS = {
     ),
     **mar.MODELS,
 }  # fmt: skip
-SAMPLERS = {"tiny": assets_index.teacher_sampler(), **mar.SAMPLERS}
+SAMPLERS: dict[str, Ancestral] = {"tiny": assets_index.teacher_sampler(), **mar.SAMPLERS}
 """How each teacher draws best."""
 
 
@@ -40,7 +45,7 @@ _PAPER_ROLES = RLConfig(
     chunk=2,
 )  # fmt: skip
 
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     # lambda(t) and the learning rates won trials of this length; without guidance (w = 1) samples keep the diversity that
     # RL turns into accuracy; the rest stays by an ablation of short runs (LOG.md).
     "tiny": Preset(

@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int64
@@ -17,7 +17,7 @@ from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.hub.layout import codec_beside, load_model, read_config
-from marval_ray.presets import MODELS, SAMPLERS
+from marval_ray.presets import MODELS, SAMPLERS, PresetName
 
 DEMO_STUDENT = Path("runs/demo/student.safetensors")
 Config = TypeVar("Config", bound="Source")
@@ -31,7 +31,7 @@ class Source:
     """Sample a teacher: many diffusion steps a token, as `sampler` says. Without --checkpoint the embedded one."""
     sampler: Ancestral = field(default_factory=assets_index.teacher_sampler)
     """How a teacher draws; the defaults are those of --preset, or of the preset that has the checkpoint's sizes."""
-    preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] | None = None
+    preset: PresetName | None = None
     """Sizes of a checkpoint that has no config.json beside it, such as MAR's checkpoint-last.pth."""
     vae: Path | None = None
     """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from jobs import distill, sample
 from marval_ray.cli import parse
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
-from marval_ray.presets import MODELS, SAMPLERS
+from marval_ray.presets import MODELS, PRESETS, SAMPLERS, PresetName
 from marval_ray.source import Source, defaults, parse_labels
 
 SEEDED = ("distill", "sample", "evaluate", "teacher_figures", "train_classifier", "train_reward", "train_teacher", "train_vae")
@@ -167,3 +168,7 @@ def test_options_win_one_by_one(monkeypatch):
     monkeypatch.setattr("sys.argv", arguments)
     got = parse(sample.Config, None, {"default": defaults(sample.Config)})
     assert got.sampler == Ancestral(steps=7, cfg=2.9) and got.preset == "mar-b"
+
+
+def test_options_know_the_presets_that_there_are():
+    assert get_args(PresetName) == tuple(PRESETS) == tuple(MODELS) == tuple(SAMPLERS)

@@ -5,7 +5,6 @@ It exists for the embedded default; published MAR checkpoints need no training h
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +23,13 @@ from marval_ray.files.fit import load_strictly
 from marval_ray.files.latents import LatentDataset, check_latents
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import save_model
-from marval_ray.presets import MODELS
+from marval_ray.presets import MODELS, PresetName
 
 
 @dataclass(frozen=True)
 class Config:
     latents: Path = Path("data/fashion-mnist/latents-train.parquet")
-    preset: Literal["tiny", "mar-b", "mar-l", "mar-h"] = "tiny"
+    preset: PresetName = "tiny"
     out: Path = Path("runs/teacher")
     init: Path | None = None
     """Start from the weights of this checkpoint; by default from random ones."""

@@ -1,9 +1,11 @@
 """Sizes of MAR's published models, and how each teacher draws best."""
 
+
+
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.families.mar.config import ModelConfig
 
-MODELS = {
+MODELS: dict[str, ModelConfig] = {
     "mar-b": ModelConfig(),
     "mar-l": ModelConfig(
         encoder_width=1024, encoder_depth=16, encoder_heads=16,
@@ -17,7 +19,7 @@ MODELS = {
     ),
 }  # fmt: skip
 
-SAMPLERS = {
+SAMPLERS: dict[str, Ancestral] = {
     "mar-b": Ancestral(cfg=2.9),
     "mar-l": Ancestral(cfg=3.0),
     "mar-h": Ancestral(cfg=3.2),
