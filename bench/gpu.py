@@ -25,7 +25,7 @@ from tables import table
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from actors.learning.gsim import GSIMLearner, GSIMRun
+from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from marval_ray import cli
 from marval_ray.config import LearnerConfig
 from marval_ray.device import own_device
@@ -165,7 +165,8 @@ def distilling(preset: str, config: Config) -> float:
         latents = torch.randn(config.batch, *c.latent_shape).numpy()
         write_latents(folder / "latents.parquet", latents, 0 * latents, np.arange(config.batch) % c.num_classes)
         learner = LearnerConfig(batch=config.batch)
-        run = GSIMRun(c, PRESETS[preset].gsim, learner, folder / "teacher.safetensors", folder / "latents.parquet")
+        matching = Matching(PRESETS[preset].gsim, folder / "teacher.safetensors", folder / "latents.parquet")
+        run = GSIMRun(c, matching, learner)
         made = GSIMLearner(run, DEVICE)
     return measure(lambda: made.step(0), config.repeats) / config.batch
 

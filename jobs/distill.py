@@ -24,7 +24,7 @@ import tyro
 from actors import local_ray
 from actors.crew.painter import Elsewhere
 from actors.errors import plainly
-from actors.learning.gsim import GSIMRun
+from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.plan import Plan
 from actors.learning.tasks import Demands, Distillation, Reinforcement, Task
 from actors.resources import check_resources, node_resources
@@ -162,7 +162,8 @@ def largest_demands(tasks: list[Task]) -> Demands:
 
 
 def distillation(config: Config, storage: Storage) -> Task:
-    return Distillation(storage, loops=config.figures.loops[-1], learning=gsim_run(config, config.learner))
+    run = GSIMRun(model=config.model, matching=matching_of(config), learner=config.learner, seed=config.seed)
+    return Distillation(storage, loops=config.figures.loops[-1], learning=run)
 
 
 def reinforcement(config: Config, storage: Storage) -> Task:
@@ -174,7 +175,7 @@ def reinforcement(config: Config, storage: Storage) -> Task:
         guard=config.guard,
         learner=config.rl_learner,
         student=(config.student or storage.folder / GSIM.student).absolute(),
-        gsim=gsim_run(config, config.rl_learner),
+        matching=matching_of(config),
         codec=config.vae.absolute(),
         prompts=Prompts.of_classes(prompts_of(config)),
         judge=config.figures.judge(),
@@ -199,15 +200,8 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     return tuple(class_prompts(names))
 
 
-def gsim_run(config: Config, learner: LearnerConfig) -> GSIMRun:
-    return GSIMRun(
-        model=config.model,
-        gsim=config.gsim,
-        learner=learner,
-        teacher=config.teacher.absolute(),
-        latents=config.latents.absolute(),
-        seed=config.seed,
-    )
+def matching_of(config: Config) -> Matching:
+    return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), latents=config.latents.absolute())
 
 
 def preset_of(arguments: Sequence[str] | None = None) -> str:

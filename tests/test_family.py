@@ -13,7 +13,7 @@ from servers import PATH, free_port
 from test_api import pixels
 from toy_family import FAMILY, TEXTS, ToyConfig
 
-from actors.learning.gsim import GSIMRun
+from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.plan import Plan
 from actors.learning.reinforce import reinforce
 from actors.learning.trainer import train
@@ -59,7 +59,7 @@ def test_a_price_on_classes_is_refused_where_there_are_none(teacher):
     with pytest.raises(ValueError, match="rl.class_drift_weight needs a model of classes"):
         Plan(
             model=TOY, rl=RLConfig(class_drift_weight=1.0), guard=GuardConfig(), learner=learner, student=teacher,
-            gsim=GSIMRun(TOY, GSIMConfig(), learner, teacher, teacher), codec=teacher, prompts=PROMPTS, judge=None,
+            matching=Matching(GSIMConfig(), teacher, teacher), codec=teacher, prompts=PROMPTS, judge=None,
         )  # fmt: skip
 
 
@@ -67,15 +67,15 @@ def test_a_price_on_classes_is_refused_where_there_are_none(teacher):
 @pytest.mark.parametrize("estimator", ["pathwise", "policy"])
 def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path, estimator):
     learner = LearnerConfig(steps=2, batch=8, lr=1e-3, auxiliary_lr=1e-3, ema=0.5, log_every=1)
-    gsim = GSIMRun(TOY, GSIMConfig(w=1.5), learner, teacher, teacher)
+    matching = Matching(GSIMConfig(w=1.5), teacher, teacher)
     with ray.init(num_cpus=4, object_store_memory=300 * 10**6, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}):
-        distilled = train(gsim, Storage.of(str(tmp_path / "run"))) / "ema.safetensors"
+        distilled = train(GSIMRun(TOY, matching, learner), Storage.of(str(tmp_path / "run"))) / "ema.safetensors"
         rl = RLConfig(
             rewards=("plugin:small_reward:Brightness",), loops=4, last=3, chunk=4, drift_weight=1e-3, gsim_weight=0.1, estimator=estimator,
             rollout=HALF, reward=HALF, judge=HALF,
         )  # fmt: skip
         plan = Plan(
-            model=TOY, rl=rl, guard=GuardConfig(every=1, samples=20, loops=4), learner=learner, student=distilled, gsim=gsim,
+            model=TOY, rl=rl, guard=GuardConfig(every=1, samples=20, loops=4), learner=learner, student=distilled, matching=matching,
             codec=teacher, prompts=PROMPTS, judge=JUDGE, measured=16,
         )  # fmt: skip
         outcome = reinforce(plan, Storage.of(str(tmp_path / "run")))

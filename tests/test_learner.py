@@ -8,7 +8,7 @@ import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.learning.engine import deepspeed, engine_config, whole_parameters
-from actors.learning.gsim import GSIMLearner, GSIMRun
+from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from actors.learning.learner import NonFiniteError
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.hub.layout import load_model
@@ -32,7 +32,7 @@ def process_group(tmp_path_factory):
 def run(tmp_path) -> GSIMRun:
     learner = LearnerConfig(steps=4, batch=4, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, max_bad_steps=2)
     teacher, latents = write_teacher(tmp_path / "teacher"), write_random_latents(tmp_path / "latents.parquet")
-    return GSIMRun(MODEL, GSIMConfig(), learner, teacher, latents)
+    return GSIMRun(MODEL, Matching(GSIMConfig(), teacher, latents), learner)
 
 
 def weights(learner: GSIMLearner) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_an_update_moves_student_auxiliary_and_average_but_not_the_teacher(run):
 
 @pytest.mark.parametrize("auxiliary_updates", [1, 2])
 def test_a_resumed_run_equals_the_one_that_never_stopped(run, tmp_path, auxiliary_updates):
-    run = replace(run, gsim=GSIMConfig(auxiliary_updates=auxiliary_updates))
+    run = replace(run, matching=replace(run.matching, gsim=GSIMConfig(auxiliary_updates=auxiliary_updates)))
     whole = GSIMLearner(run, CPU)
     for step in range(4):
         whole.step(step)
@@ -78,7 +78,7 @@ def test_a_resumed_run_equals_the_one_that_never_stopped(run, tmp_path, auxiliar
 
 def test_updates_that_are_not_finite_are_skipped_and_end_the_run(run, tmp_path):
     teacher = write_teacher(tmp_path / "broken", broken=True)
-    learner = GSIMLearner(replace(run, teacher=teacher), CPU)
+    learner = GSIMLearner(replace(run, matching=replace(run.matching, teacher=teacher)), CPU)
     before = weights(learner)
     learner.step(0)
     assert learner.skipped == 1 and same(before, weights(learner))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.crew.pool import Crew
-from actors.learning.gsim import GSIMRun
+from actors.learning.gsim import Matching
 from actors.learning.reinforce import hired
 from actors.learning.rl import Plan, RLRun
 from actors.learning.trainer import LearnerError, train
@@ -52,8 +52,8 @@ def plan(tmp_path) -> Plan:
     learner = LearnerConfig(steps=4, batch=6, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, log_every=1, checkpoint_every=2)
     student, latents = write_teacher(tmp_path / "student"), write_random_latents(tmp_path / "latents.parquet")
     rl = RLConfig(rewards=("plugin:small_reward:Brightness",), loops=4, last=4, chunk=2, rollout=ROLE, reward=ROLE)
-    gsim = GSIMRun(MODEL, GSIMConfig(), learner, student, latents)
-    return Plan(MODEL, rl, GuardConfig(), learner, student, gsim, assets_index.VAE, Prompts.of_classes(("a", "b", "c")), None)
+    matching = Matching(GSIMConfig(), student, latents)
+    return Plan(MODEL, rl, GuardConfig(), learner, student, matching, assets_index.VAE, Prompts.of_classes(("a", "b", "c")), None)
 
 
 def with_rl(plan: Plan, **changes) -> Plan:
@@ -69,7 +69,7 @@ def embedded(learner: LearnerConfig, guard: GuardConfig, **rl) -> Plan:
     tiny = PRESETS["tiny"]
     return Plan(
         tiny.model, replace(tiny.rl, rewards=("plugin:small_reward:Brightness",), **rl), guard, learner, assets_index.GSIM_STUDENT,
-        GSIMRun(tiny.model, tiny.gsim, learner, assets_index.TEACHER, assets_index.LATENTS), assets_index.VAE,
+        Matching(tiny.gsim, assets_index.TEACHER, assets_index.LATENTS), assets_index.VAE,
         Prompts.of_classes(class_prompts(CLASS_NAMES)), (assets_index.CLASSIFIER, assets_index.REFERENCE),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from ray.util.state import list_actors
 from safetensors.torch import load_file
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.learning.gsim import GSIMRun
+from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.trainer import LearnerError, train
 from actors.resources import check_resources, resources
 from marval_ray.config import GSIMConfig, LearnerConfig
@@ -32,7 +32,7 @@ def cluster():
 def run(tmp_path) -> GSIMRun:
     learner = LearnerConfig(steps=4, batch=4, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, log_every=1, checkpoint_every=2)
     teacher, latents = write_teacher(tmp_path / "teacher"), write_random_latents(tmp_path / "latents.parquet")
-    return GSIMRun(MODEL, GSIMConfig(), learner, teacher, latents)
+    return GSIMRun(MODEL, Matching(GSIMConfig(), teacher, latents), learner)
 
 
 def trained(run: GSIMRun, folder: Path) -> dict:
@@ -88,7 +88,7 @@ def wait_for_step(path: Path, step: int, seconds: float = 120) -> None:
 
 
 def test_a_run_that_diverges_ends_with_a_reason(run, tmp_path):
-    broken = replace(run, teacher=write_teacher(tmp_path / "broken", broken=True))
+    broken = replace(run, matching=replace(run.matching, teacher=write_teacher(tmp_path / "broken", broken=True)))
     with pytest.raises(LearnerError, match="not finite .* lower learner.lr"):
         trained(with_learner(broken, steps=20, max_bad_steps=2), tmp_path / "run")
 

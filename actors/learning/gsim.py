@@ -16,33 +16,40 @@ from marval_ray.families.base import FamilyConfig
 
 
 @dataclass(frozen=True)
+class Matching:
+    """What pulls a student to its teacher: GSIM's settings, the teacher's weights and the data."""
+
+    gsim: GSIMConfig
+    teacher: Path
+    latents: Path
+
+
+@dataclass(frozen=True)
 class GSIMRun:
     """All that defines a GSIM run."""
 
     model: FamilyConfig
-    gsim: GSIMConfig
+    matching: Matching
     learner: LearnerConfig
-    teacher: Path
-    latents: Path
     seed: int = 0
 
     def make(self, device: torch.device) -> "GSIMLearner":
         return GSIMLearner(self, device)
 
 
-def make_matcher(run: GSIMRun, learner: Learner) -> ScoreMatcher:
-    """Return what matches the student of `learner` to the teacher of `run`, with an auxiliary network under DeepSpeed."""
-    model, config, family = run.model, run.learner, run.model.family
-    contexts = family.contexts(run.latents, model, learner.rank, learner.world)
-    teacher = family.read(run.teacher, model).eval().requires_grad_(False).to(learner.device)
-    auxiliary = make_engine(Auxiliary(family.read(run.teacher, model)), config, config.auxiliary_lr, learner.device)
+def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> ScoreMatcher:
+    """Return what matches the student of `learner` to the teacher, with an auxiliary network under DeepSpeed."""
+    config, family = learner.config, model.family
+    contexts = family.contexts(matching.latents, model, learner.rank, learner.world)
+    teacher = family.read(matching.teacher, model).eval().requires_grad_(False).to(learner.device)
+    auxiliary = make_engine(Auxiliary(family.read(matching.teacher, model)), config, config.auxiliary_lr, learner.device)
 
     def learn(loss: Tensor, step: int) -> Tensor:
         return update(auxiliary, loss, config.auxiliary_lr * config.lr_factor(step))
 
     return ScoreMatcher(
-        config=run.gsim, teacher=teacher, auxiliary=auxiliary, update=learn, contexts=contexts, batch=config.batch,
-        seed=run.seed, rank=learner.rank, all_finite=learner.all_finite,
+        config=matching.gsim, teacher=teacher, auxiliary=auxiliary, update=learn, contexts=contexts, batch=config.batch,
+        seed=learner.seed, rank=learner.rank, all_finite=learner.all_finite,
     )  # fmt: skip
 
 
@@ -50,8 +57,8 @@ class GSIMLearner(Learner):
     """One rank of the first stage."""
 
     def __init__(self, run: GSIMRun, device: torch.device):
-        super().__init__(run.model.family.read(run.teacher, run.model), run.learner, run.seed, device)
-        self.matcher = make_matcher(run, self)
+        super().__init__(run.model.family.read(run.matching.teacher, run.model), run.learner, run.seed, device)
+        self.matcher = make_matcher(run.matching, run.model, self)
 
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.learning.gsim import GSIMRun
+from actors.learning.gsim import Matching
 from marval_ray.config import GuardConfig, LearnerConfig, RLConfig
 from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.objective import check_objective
@@ -19,7 +19,7 @@ class Plan:
     guard: GuardConfig
     learner: LearnerConfig
     student: Path
-    gsim: GSIMRun
+    matching: Matching
     """Where the GSIM loss comes from when it has a weight."""
     codec: Path
     prompts: Prompts

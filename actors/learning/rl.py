@@ -64,7 +64,7 @@ class RLLearner(Learner):
         super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student
         self.plan, self.crew = plan, crew
         self.objective = Objective(model, rl, self._initial(state), plan.seed, device, dist.all_reduce)
-        self.matcher = make_matcher(plan.gsim, self) if rl.gsim_weight else None
+        self.matcher = make_matcher(plan.matching, model, self) if rl.gsim_weight else None
         self.pack = Packer(DTYPES[rl.weight_dtype])
         self.shares: Shares | None = None
         self.watch: Watch | None = None
