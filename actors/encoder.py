@@ -33,7 +33,7 @@ class Decoder:
     fit: Literal["pad", "crop"]
 
     def __call__(self, batch: Batch) -> Batch:
-        """`path`, or the columns of `marval_ray.files.image_tables.SCHEMA`, to `pixels` (N, S, S, C) uint8; `label` stays.
+        """Turn `path`, or the columns of `marval_ray.files.image_tables.SCHEMA`, into `pixels` (N, S, S, C) uint8; `label` stays.
 
         `fault` is a sentence about an image that cannot be encoded, whose pixels are black, and empty for all others:
         an error of a worker would end the work of all.
@@ -77,7 +77,7 @@ class Encoder:
         self.flip = flip
 
     def __call__(self, batch: Batch) -> Batch:
-        """`pixels` (N, H, W, C) uint8 to `mean` and `std` (N, c * h * w) float16; `label` and `fault` stay."""
+        """Turn `pixels` (N, H, W, C) uint8 into `mean` and `std` (N, c * h * w) float16; `label` and `fault` stay."""
         images = to_tensor(batch["pixels"]).to(self.device)
         views = [images, images.flip(-1)] if self.flip else [images]
         moments = [self.vae.encode(view) for view in views]
@@ -90,6 +90,6 @@ class Encoder:
 
 
 def _rows(views: list[torch.Tensor]) -> np.ndarray:
-    """V tensors (N, ...) as (N * V, size) float16, the views of an image side by side."""
+    """Return V tensors (N, ...) as (N * V, size) float16, the views of an image side by side."""
     stacked = torch.stack(views, dim=1)
     return stacked.flatten(0, 1).flatten(1).half().cpu().numpy()

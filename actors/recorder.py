@@ -34,7 +34,7 @@ class Recorder:
         self.asked_to_stop: signal.Signals | None = None
 
     def begin(self, step: int) -> None:
-        """(Re)start after `step` updates: what was recorded beyond them will be done again."""
+        """Start, or start again, after `step` updates: what was recorded beyond them will be done again."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step] if self.path.exists() else []
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -74,11 +74,11 @@ class Recorder:
         self.step = step
 
     def latest(self) -> tuple[int, dict[str, float]]:
-        """Finished updates, and the last value of each metric."""
+        """Return the finished updates, and the last value of each metric."""
         return self.step, self.shown
 
     def _gauge(self, name: str) -> Gauge:
-        """The metric `name` as Prometheus gets it from Ray."""
+        """Return the metric `name` as Prometheus gets it from Ray."""
         if name not in self.gauges:
             stage = self.stage.name
             self.gauges[name] = Gauge(f"marval_{stage}_{name.replace('/', '_')}", f"{name} of the {stage} stage")
@@ -89,7 +89,7 @@ class Recorder:
         self.asked_to_stop = number
 
     def stopping(self) -> signal.Signals | None:
-        """The signal on which the learner has to end."""
+        """Return the signal on which the learner has to end."""
         return self.asked_to_stop
 
     def fail(self, message: str, details: str) -> None:
@@ -98,11 +98,11 @@ class Recorder:
         write_down(error_log(self.storage), details)
 
     def failed(self) -> bool:
-        """Whether the learner gave up."""
+        """Tell whether the learner gave up."""
         return self.failure is not None
 
     def finish(self) -> str | None:
-        """Close the files; the failure, if there was one."""
+        """Close the files; return the failure, if there was one."""
         if self.bar is not None:
             self.bar.close()
         if self.board is not None:
@@ -111,11 +111,11 @@ class Recorder:
 
 
 def error_log(storage: Storage) -> Path:
-    """Where the whole of an error goes whose sentence a run ends with."""
+    """Tell where the whole of an error goes whose sentence a run ends with."""
     return storage.folder / ERRORS
 
 
 def recorder_actor(storage: Storage, total: int, stage: Stage = GSIM, bar: bool = True) -> Any:
-    """A recorder on the driver's own node, where the run's folder or working copy is."""
+    """Start a recorder on the driver's own node, where the run's folder or working copy is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Recorder).options(num_cpus=0, scheduling_strategy=here).remote(storage, total, stage, bar)

@@ -7,7 +7,7 @@ SHARE = 0.001
 
 
 def resources(cpus: float, gpus: float, node: str | None = None) -> dict[str, float]:
-    """In Ray's terms. node: a custom resource of the nodes that will do."""
+    """State resources in Ray's terms. node: a custom resource of the nodes that will do."""
     return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {}) | ({node: SHARE} if node else {})
 
 
@@ -18,7 +18,7 @@ def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict
     """
 
     def size(wish: tuple[str, dict[str, float]]) -> tuple[float, ...]:
-        """The most particular first, so that others leave them their nodes."""
+        """Put the most particular first, so that others leave them their nodes."""
         return len(wish[1]), wish[1].get("GPU", 0.0), wish[1]["CPU"]
 
     free = [dict(node) for node in nodes]
@@ -37,5 +37,5 @@ def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict
 
 
 def node_resources() -> list[dict[str, float]]:
-    """Resources of each live node of the cluster."""
+    """Return the resources of each live node of the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -24,7 +24,7 @@ ROWS = {
 
 
 def live_table(total: int, step: int, metrics: dict[str, float]) -> Table:
-    """The last value of every metric that there is."""
+    """Return the last value of every metric that there is."""
     table = Table(title=f"{RL.title}, update {step} of {total}", show_header=False)
     for title, names in ROWS.items():
         cells = [f"{name.split('/')[-1].replace('_', ' ')} [bold]{metrics[name]:.4g}[/]" for name in names if name in metrics]

@@ -41,7 +41,7 @@ def handled(do: Callable[[signal.Signals], object]) -> Iterator[None]:
 
 
 def on_signal(action: Callable[[int, Any], None]) -> None:
-    """What both do from now on, with the signal's number and the frame that it met."""
+    """Let both signals do `action` from now on, with the signal's number and the frame that it met."""
     for number in NUMBERS:
         signal.signal(number, action)
 

@@ -122,12 +122,12 @@ def main(config: Config) -> None:
 
 
 def stop_now(number: signal.Signals) -> None:
-    """Between the stages nothing waits for a checkpoint."""
+    """Raise Stopped: between the stages nothing waits for a checkpoint."""
     raise Stopped(number, f"stopped on {number.name}; --resume goes on")
 
 
 def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures) -> None:
-    """The stages, and what is shown of them."""
+    """Run the stages, and draw what is shown of them."""
     began, last = time.perf_counter(), tasks[-1]
     for task in tasks[1:]:
         task.rehearse()
@@ -143,7 +143,7 @@ def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures) 
 
 
 def painter(learner: LearnerConfig) -> Callable[[Generation], Painter]:
-    """Pictures are drawn here, unless here is a machine without GPU of a cluster with some."""
+    """Have pictures drawn here, unless here is a machine without GPU of a cluster with some."""
     gpus = min(1.0, learner.gpus_per_worker)
     if not gpus or torch.cuda.is_available():
         return lambda here: here
@@ -151,13 +151,13 @@ def painter(learner: LearnerConfig) -> Callable[[Generation], Painter]:
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """(result, seconds)."""
+    """Return (result, seconds)."""
     began = time.perf_counter()
     return work(), time.perf_counter() - began
 
 
 def largest_demands(tasks: list[Task]) -> Demands:
-    """Those of the stage that takes most at once."""
+    """Return those of the stage that takes most at once."""
     return max((task.demands() for task in tasks), key=lambda roles: sum(len(needs) for needs in roles.values()))
 
 
@@ -167,7 +167,7 @@ def distillation(config: Config, storage: Storage) -> Task:
 
 
 def reinforcement(config: Config, storage: Storage) -> Task:
-    """Raises ValueError when rewards, settings or prompts do not fit."""
+    """Return the stage of RL. Raises ValueError when rewards, settings or prompts do not fit."""
     check_rewards(config.rl.rewards)
     plan = Plan(
         model=config.model,
@@ -189,7 +189,7 @@ TASKS = {GSIM.name: distillation, RL.name: reinforcement}
 
 
 def prompts_of(config: Config) -> tuple[str, ...]:
-    """One of each class."""
+    """Return a prompt for each class."""
     if config.prompts is not None:
         return tuple(read_prompts(config.prompts, config.model.num_classes))
     names = config.figures.class_names
@@ -205,7 +205,7 @@ def matching_of(config: Config) -> Matching:
 
 
 def preset_of(arguments: Sequence[str] | None = None) -> str:
-    """The value of --preset, which has to be known before the other options have defaults."""
+    """Return the value of --preset, which has to be known before the other options have defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="tiny")
     name = parser.parse_known_args(arguments)[0].preset
@@ -215,7 +215,7 @@ def preset_of(arguments: Sequence[str] | None = None) -> str:
 
 
 def defaults(name: str) -> Config:
-    """Those of a preset; the files that it does not bring along must be named."""
+    """Return the settings of a preset; the files that it does not bring along must be named."""
     preset = PRESETS[name]
     return Config(
         preset=name,

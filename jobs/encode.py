@@ -109,7 +109,7 @@ def check_out(config: Config, parts: Parts) -> None:
 
 
 def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Progress:
-    """How far an earlier run came that is gone on with. Raises ValueError when it was of other images or settings."""
+    """Tell how far an earlier run came that is gone on with. Raises ValueError when it was of other images or settings."""
     if not config.resume:
         parts.remove()
     progress, digest = parts.progress()
@@ -122,7 +122,7 @@ def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Prog
 
 
 def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
-    """Columns of the latents, with the codec's and the classes' names."""
+    """Return the columns of the latents, with the codec's and the classes' names."""
     metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae)}
     if images.names:
         metadata[CLASSES] = json.dumps(images.names)
@@ -130,7 +130,7 @@ def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
 
 
 def make_decoder(config: Config, vae: VAE) -> Decoder:
-    """What the autoencoder needs of its images. Raises ValueError when the size is not a multiple of its stride."""
+    """Return what the autoencoder needs of its images. Raises ValueError when the size is not a multiple of its stride."""
     c = vae.autoencoder.config
     size = config.size or (c.sample_size if config.vae.is_dir() else KL16_SIZE)
     if size % stride(vae):
@@ -139,12 +139,12 @@ def make_decoder(config: Config, vae: VAE) -> Decoder:
 
 
 def stride(vae: VAE) -> int:
-    """Pixels a side of one latent."""
+    """Return the pixels a side of one latent."""
     return 2 ** (len(vae.autoencoder.config.block_out_channels) - 1)
 
 
 def latent_size(vae: VAE, decoder: Decoder) -> int:
-    """Values of one image's latent."""
+    """Count the values of one image's latent."""
     return vae.autoencoder.config.latent_channels * (decoder.size // stride(vae)) ** 2
 
 
@@ -167,7 +167,7 @@ def start_ray(config: Config) -> None:
 
 
 def read(images: ImageSet, start: int) -> ray.data.Dataset:
-    """The images from number `start` on, as `Decoder` takes them."""
+    """Read the images from number `start` on, as `Decoder` takes them."""
     places = ray.data.from_arrow(images.tables(start))
     if isinstance(images, ImageTables):
         return places.map_batches(read_rows, batch_size=1, batch_format="pyarrow")
@@ -175,7 +175,7 @@ def read(images: ImageSet, start: int) -> ray.data.Dataset:
 
 
 def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.data.Dataset:
-    """Latents of `images`, in their order; nothing runs before they are read."""
+    """Return the latents of `images`, in their order; nothing runs before they are read."""
     on_cpu = config.gpus_per_worker == 0
     # Blocks of exactly one batch keep memory small, and results independent of the number of workers.
     blocks = images.repartition(target_num_rows_per_block=config.batch, strict=True)
@@ -218,7 +218,7 @@ def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Co
 
 
 def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
-    """The latents of a batch without those of bad images."""
+    """Return the latents of a batch without those of bad images."""
     good = batch["fault"] == ""
     vectors = [
         pa.FixedSizeListArray.from_arrays(pa.array(batch[name][good].reshape(-1)), schema.field(name).type.list_size)
@@ -228,7 +228,7 @@ def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
 
 
 def log_of(config: Config) -> Path:
-    """The file for what Ray has to say."""
+    """Return the file for what Ray has to say."""
     return config.out.with_name(f"{config.out.name}.log")
 
 

@@ -44,7 +44,7 @@ def main(config: Config) -> None:
 
 
 def look(run: Storage) -> Group:
-    """What there is now."""
+    """Return what there is now."""
     run.pull(*RECORDS)
     path = run.folder / "config.json"
     if not path.exists():
@@ -53,13 +53,13 @@ def look(run: Storage) -> Group:
 
 
 def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:
-    """A line about the run and a table for each stage that has begun."""
+    """Return a line about the run and a table for each stage that has begun."""
     stages = [stage for stage in stages_of(settings["stages"]) if (run.folder / stage.metrics).exists()]
     return Group(f"{run}: {state(run.folder, now)}", *(stage_table(run, stage, settings) for stage in stages))
 
 
 def state(run: Path, now: float) -> str:
-    """In words."""
+    """Say in words how the run fares."""
     if (run / "summary.json").exists():
         return "finished, see report.html"
     files = [run / stage.metrics for stage in STAGES if (run / stage.metrics).exists()]
@@ -71,7 +71,7 @@ def state(run: Path, now: float) -> str:
 
 
 def stage_table(run: Storage, stage: Stage, settings: dict[str, Any]) -> Table:
-    """The last value of each metric."""
+    """Return the last value of each metric."""
     step, metrics = newest((run.folder / stage.metrics).read_text(encoding="utf-8"))
     title = f"{stage.name}: update {step} of {settings[stage.learner]['steps']}"
     table = Table(title=title, show_header=False, title_justify="left")
@@ -83,7 +83,7 @@ def stage_table(run: Storage, stage: Stage, settings: dict[str, Any]) -> Table:
 
 
 def newest(lines: str) -> tuple[int, dict[str, float]]:
-    """(updates, last value of each metric) of the lines of a metrics file; the last line may be half written."""
+    """Return (updates, last value of each metric) of the lines of a metrics file; the last line may be half written."""
     metrics: dict[str, float] = {}
     for row in rows_of(lines):
         metrics |= row

@@ -68,7 +68,7 @@ def main(config: Config) -> None:
 
 
 def retimed(generation: Generation, config: Config) -> dict[str, Any]:
-    """The figures in OUT with the speed of one batch at each number of loops."""
+    """Return the figures in OUT with the speed of one batch at each number of loops."""
     figures = json.loads(config.out.read_text(encoding="utf-8"))
     generation = replace(generation, sampler=Ancestral(**figures["sampler"]))
     prompts = of_classes(generation, generation.batch)
@@ -77,7 +77,7 @@ def retimed(generation: Generation, config: Config) -> dict[str, Any]:
 
 
 def measured(generation: Generation, config: Config) -> dict[str, Any]:
-    """Guidance, quality and speed."""
+    """Measure guidance, quality and speed."""
     evaluator = Evaluator.load(config.classifier, config.reference)
     choice = [with_guidance(generation, candidate, evaluator, config) for candidate in candidates(config)]
     accurate = [row for row in choice if row["accuracy"] >= config.min_accuracy]
@@ -104,7 +104,7 @@ def candidates(config: Config) -> list[Ancestral]:
 
 
 def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluator, config: Config) -> Row:
-    """Figures of `choice_samples` images under one candidate."""
+    """Return the figures of `choice_samples` images under one candidate."""
     generation = replace(generation, sampler=sampler, loops=config.choice_loops)
     prompts = of_classes(generation, config.choice_samples)
     row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, prompts, config.seed, evaluator)
@@ -113,7 +113,7 @@ def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluat
 
 
 def both_sizes(generation: Generation, loops: int, evaluator: Evaluator, config: Config) -> list[Row]:
-    """Figures of `samples` images and of the first `few` of them: FD falls with the number of samples."""
+    """Return the figures of `samples` images and of the first `few` of them: FD falls with the number of samples."""
     prompts = of_classes(generation, config.samples)
     row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed, evaluator)
     few = evaluator.score(images[: config.few], prompts[: config.few].labels)

@@ -26,12 +26,12 @@ class EMA:
         torch._foreach_lerp_(shadow, live, 1 - decay)
 
     def decay_at(self, update: int) -> float:
-        """The decay in update number `update`, from 1. `decay` is reached at c decay / (1 - decay) - 1."""
+        """Return the decay in update number `update`, from 1. `decay` is reached at c decay / (1 - decay) - 1."""
         return min(self.decay, (1 + update) / (1 + self.warm_start + update))
 
     @staticmethod
     def warm_start_of(steps: int, decay: float) -> int:
-        """c for a run of `steps` updates: 9, or 1 where the run is so long that `decay` alone would leave its first weights
+        """Return c for a run of `steps` updates: 9, or 1 where the run is so long that `decay` alone would leave its first weights
         less than a thousandth of the average. 9 would keep `decay` from such a run for most of it, or to its end."""
         return 9 if decay**steps > 1e-3 else 1
 

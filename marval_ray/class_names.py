@@ -12,7 +12,7 @@ from marval_ray.prompts import imagenet_names, read_prompts
 
 
 def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
-    """A name for each class: from `file` (a line for each), else ImageNet's or the embedded ones when they fit.
+    """Return a name for each class: from `file` (a line for each), else ImageNet's or the embedded ones when they fit.
 
     Raises ValueError when neither fits, or `file` has another number of lines.
     """
@@ -27,7 +27,7 @@ def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tu
 
 
 def find_class(text: str, names: Sequence[str]) -> int | None:
-    """The class whose name is in `text` as whole words, singular or plural; of several the longest, then the first.
+    """Return the class whose name is in `text` as whole words, singular or plural; of several the longest, then the first.
 
     >>> find_class("two Ankle Boots, please", ["boot", "ankle boot"])
     1

@@ -48,7 +48,7 @@ def parse(config_type: type[Config], description: str | None, options: dict[str,
 
 
 def one_line(box: str) -> str:
-    """What tyro says between the title and the next rule, and the options that it takes for similar.
+    """Return what tyro says between the title and the next rule, and the options that it takes for similar.
 
     Its frame is drawn in Unicode, in ASCII or not at all, as the terminal allows.
     """

@@ -93,7 +93,7 @@ class LearnerConfig:
             raise ValueError(f"{name}.ema must be in [0, 1), got {self.ema}")
 
     def lr_factor(self, step: int) -> float:
-        """Factor of the learning rates at update `step`."""
+        """Return the factor of the learning rates at update `step`."""
         return lr_factor(step, self.steps, self.warmup, self.lr_decay)
 
 

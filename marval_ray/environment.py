@@ -31,7 +31,7 @@ def before_serve() -> None:
 
 
 def cluster_is_there() -> bool:
-    """Whether `ray.init()` will join a cluster, one that is named or one that `ray start` left a note of."""
+    """Tell whether `ray.init()` will join a cluster, one that is named or one that `ray start` left a note of."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray/ray_current_cluster"
     named = os.environ.get("RAY_ADDRESS")
     return named != "local" if named else note.exists()

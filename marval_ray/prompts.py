@@ -9,21 +9,21 @@ TEMPLATE = "A harmonious and high quality image of {}"
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """Names of ImageNet's 1,000 classes in the order of their folders, which is that of MAR's labels."""
+    """Return the names of ImageNet's 1,000 classes in the order of their folders, which is that of MAR's labels."""
     from torchvision.models import ResNet50_Weights  # takes seconds, and few need it
 
     return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def class_prompts(names: Sequence[str], template: str = TEMPLATE) -> list[str]:
-    """The prompt of each class. Raises ValueError when `template` has no {}."""
+    """Return the prompt of each class. Raises ValueError when `template` has no {}."""
     if "{}" not in template:
         raise ValueError(f"prompt template {template!r} lacks {{}}, the place of the class name")
     return [template.format(name) for name in names]
 
 
 def read_prompts(path: Path, num_classes: int) -> list[str]:
-    """The prompt of each class from a text file with a line for each. Raises ValueError when their number differs."""
+    """Read the prompt of each class from a text file with a line for each. Raises ValueError when their number differs."""
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
     prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -49,7 +49,7 @@ class Source:
         check_seed(self.seed)
 
     def generation(self) -> Generation:
-        """The model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
+        """Return the model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
         path = self._path()
         config = MODELS[self.preset] if self.preset else read_config(path.parent)
         model = load_model(path, config)
@@ -74,7 +74,7 @@ class Source:
 
 
 def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Config:
-    """A `kind` with the sampler of --preset, or of the preset of the checkpoint's sizes, by default the embedded teacher's.
+    """Return a `kind` with the sampler of --preset, or of the preset of the checkpoint's sizes, by default the embedded teacher's.
 
     It is known only from other options, so that they are looked at before all are parsed.
     """
@@ -87,7 +87,7 @@ def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Conf
 
 
 def preset_of(checkpoint: Path) -> str | None:
-    """The preset that has the sizes in the config.json beside the checkpoint."""
+    """Find the preset that has the sizes in the config.json beside the checkpoint."""
     try:
         config = read_config(checkpoint.parent)
     except ValueError:
@@ -96,7 +96,7 @@ def preset_of(checkpoint: Path) -> str | None:
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
-    """"0,2,5-7" to [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
+    """Turn "0,2,5-7" into [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
     labels: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

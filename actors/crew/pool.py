@@ -33,14 +33,14 @@ class Crew:
     answer_seconds: float = 600.0
 
     def by_name(self) -> dict[str, Any]:
-        """All actors, by the name that the dashboard shows."""
+        """Return all actors, by the name that the dashboard shows."""
         roles = {"rollout": self.rollouts, "reward": self.rewards}
         judge = {"judge-0": self.judge} if self.judge is not None else {}
         return {f"{role}-{index}": actor for role, actors in roles.items() for index, actor in enumerate(actors)} | judge
 
 
 def hire(cls: type, role: RoleConfig, name: str, group: PlacementGroup, bundles: Sequence[int], *args: Any) -> list[Any]:
-    """`role.count` named actors of the plain class `cls`, one in each bundle of `group`; Ray restarts them for ever."""
+    """Start `role.count` named actors of the plain class `cls`, one in each bundle of `group`; Ray restarts them for ever."""
     remote: Any = ray.remote(cls)
     # Ray leaves all GPUs visible to an actor that asked for none.
     hidden = {} if role.gpus else {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
@@ -94,7 +94,7 @@ class Feed:
     def __init__(
         self, crew: Crew, config: RLConfig, batch: int, prompts: Prompts, seed: int, stopping: Callable[[], bool] = lambda: False
     ):
-        """stopping: whether to give up waiting for a batch."""
+        """Ask `stopping` whether to give up waiting for a batch."""
         self.crew, self.config, self.batch_size = crew, config, batch
         self.weights: ray.ObjectRef | None = None
         self.prompts, self.seed = prompts, seed
@@ -115,13 +115,13 @@ class Feed:
             self._submit(number)
 
     def publish(self, weights: Weights) -> None:
-        """New weights, for the batches that are submitted from now on."""
+        """Publish new weights, for the batches that are submitted from now on."""
         began = time.perf_counter()
         self.weights = self.transport.publish(weights)
         self.sync_seconds, self.sync_bytes = time.perf_counter() - began, weights.buffer.nbytes
 
     def batch(self, step: int) -> list[Delivery]:
-        """Batch number `step`, in the order of its requests.
+        """Return batch number `step`, in the order of its requests.
 
         Raises WorkerError when a worker fails, or does not answer although it was replaced, and CalledOff.
         """
@@ -129,7 +129,7 @@ class Feed:
         return self._collect(self.flights.pop(step))
 
     def whole_batch(self, step: int) -> list[Delivery]:
-        """Batch number `step` and no other, with the last weights."""
+        """Return batch number `step` and no other, with the last weights."""
         self._submit(step)
         return self._collect(self.flights.pop(step))
 
@@ -149,7 +149,7 @@ class Feed:
             return self.patience.results([flight.scored for flight in flights], sick)
 
     def _culprit(self, flight: InFlight) -> tuple[str, Any]:
-        """Who has the late request: name and handle."""
+        """Tell who has the late request: name and handle."""
         drawn, _ = ray.wait([flight.drawn], timeout=0, fetch_local=False)
         if drawn:
             return f"reward-{flight.reward}", self.crew.rewards[flight.reward]

@@ -20,7 +20,7 @@ class Share:
 
 
 def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
-    """One rollout and its scores from the parts, in their order."""
+    """Make one rollout and its scores from the parts, in their order."""
     first = deliveries[0].rollout
     rollout = replace(
         first,
@@ -33,14 +33,14 @@ def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
 
 
 def split(rollout: Rollout, scored: Scored, parts: int) -> list[tuple[Rollout, Scored]]:
-    """Equal parts, in order."""
+    """Return equal parts, in order."""
     size = len(rollout) // parts
     cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
     return [(rollout[cut], scored[cut]) for cut in cuts]
 
 
 def flow_metrics(deliveries: Sequence[Delivery], waited: float, passed: float, step: int, feed: Feed) -> dict[str, float]:
-    """How the actors did in one batch: ms an image, idle shares, staleness, queue, weights.
+    """Tell how the actors did in one batch: ms an image, idle shares, staleness, queue, weights.
 
     waited: seconds that the learner stood still for it; passed: seconds since the batch before it.
     """

@@ -39,7 +39,7 @@ def restore(learner: Learner) -> int:
 
 
 def newest_first() -> Iterator[ray.train.Checkpoint]:
-    """The checkpoints that Ray Train keeps; the older ones are looked up only when they are asked for."""
+    """Yield the checkpoints that Ray Train keeps; the older ones are looked up only when they are asked for."""
     last = ray.train.get_checkpoint()
     if last is not None:
         yield last
@@ -48,7 +48,7 @@ def newest_first() -> Iterator[ray.train.Checkpoint]:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What rank 0 finds wrong, on every rank: they have to load the same one."""
+    """Tell what rank 0 finds wrong, on every rank: they have to load the same one."""
     told = [damage(folder) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(told, src=0)
     return told[0]

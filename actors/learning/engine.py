@@ -20,7 +20,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def engine_config(config: LearnerConfig, lr: float, autocast: bool) -> dict:
-    """DeepSpeed's configuration of one network.
+    """Return DeepSpeed's configuration of one network.
 
     Weights, gradients and optimiser states stay float32 (a step of 5e-6 is below bf16's resolution); bf16 is the
     dtype of the matrix products, through `autocast`.
@@ -42,7 +42,7 @@ def engine_config(config: LearnerConfig, lr: float, autocast: bool) -> dict:
 
 
 def make_engine(module: nn.Module, config: LearnerConfig, lr: float, device: torch.device) -> deepspeed.DeepSpeedEngine:
-    """An engine around `module`, whose frozen parameters stay; the process group must exist."""
+    """Make an engine around `module` that leaves its frozen parameters as they are; the process group must exist."""
     module = module.to(device)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
@@ -58,7 +58,7 @@ def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
 
 
 def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> torch.Tensor:
-    """One optimiser step on `loss` (averaged over ranks); the norm of its gradient, before clipping."""
+    """Take one optimiser step on `loss` (averaged over ranks); return the norm of its gradient, before clipping."""
     set_lr(engine, lr)
     engine.backward(loss)
     # Only DeepSpeed's sharded optimisers keep the norm that they clip.
@@ -70,7 +70,7 @@ def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> 
 
 @contextmanager
 def whole_parameters(engine: deepspeed.DeepSpeedEngine, module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """The parameters of `module`, gathered from all ranks under ZeRO 3."""
+    """Yield the parameters of `module`, gathered from all ranks under ZeRO 3."""
     parameters: dict[str, torch.Tensor] = dict(module.named_parameters())
     with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=engine.zero_optimization_stage() == 3):
         yield parameters

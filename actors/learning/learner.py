@@ -39,7 +39,7 @@ class Learner(ABC):
     def __init__(
         self, student: Backbone, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
     ):
-        """warm_start: of the average, see EMA."""
+        """Make engine and average. warm_start: of the average, see EMA."""
         self.config, self.seed, self.device = config, seed, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.student = make_engine(Student(student), config, config.lr, device)
@@ -52,11 +52,11 @@ class Learner(ABC):
         self.stopping: Callable[[], object] = lambda: False
 
     def begin(self, step: int) -> None:  # noqa: B027  (a hook)
-        """Called once, before update number `step`, the first one of this process."""
+        """Prepare, once, for update number `step`, the first one of this process."""
 
     @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
-        """Update number `step`; metrics as scalars. Raises CalledOff, with nothing changed, when it gave up waiting."""
+        """Run update number `step`; return metrics as scalars. Raises CalledOff, with nothing changed, when it gave up waiting."""
 
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:
@@ -64,7 +64,7 @@ class Learner(ABC):
         return {"student": self.student}
 
     def update_student(self, loss: Tensor, step: int) -> dict[str, Tensor]:
-        """One optimiser step and one of the average; metrics."""
+        """Take one optimiser step and one of the average; return metrics."""
         norm = update(self.student, loss, self.config.lr * self.lr_scale * self.config.lr_factor(step))
         with whole_parameters(self.student, self.student.module.backbone) as parameters:
             if self.ema is not None:
@@ -72,7 +72,7 @@ class Learner(ABC):
         return {"student/gradient_norm": norm}
 
     def all_finite(self, *values: Tensor) -> bool:
-        """Whether all values are finite on every rank."""
+        """Tell whether all values are finite on every rank."""
         finite = torch.stack([value.detach().isfinite().all() for value in values]).all().float()
         dist.all_reduce(finite, dist.ReduceOp.MIN)
         return bool(finite)
@@ -108,8 +108,8 @@ class Learner(ABC):
         return progress["step"]
 
     def extra_state(self) -> dict[str, Any]:
-        """What a subclass wants in progress.json (rank 0)."""
+        """Return what a subclass wants in progress.json (rank 0)."""
         return {}
 
     def load_extra_state(self, progress: dict[str, Any]) -> None:  # noqa: B027  (a hook)
-        """Take it back (every rank)."""
+        """Take back what `extra_state` gave (every rank)."""

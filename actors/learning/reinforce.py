@@ -42,7 +42,7 @@ class Outcome:
 
 
 def role_demands(rl: PlacementConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
-    """Resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
+    """Return the resources of each actor, by role. A colocated reward actor takes its share of a rollout actor's bundle."""
     rollouts, rewards, judge = (
         [resources(role.cpus, role.gpus, role.node)] * role.count for role in (rl.rollout, rl.reward, rl.judge)
     )
@@ -55,7 +55,7 @@ def role_demands(rl: PlacementConfig, judged: bool) -> dict[str, list[dict[str, 
 
 @contextmanager
 def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
-    """The actors, one small bundle each, once they have started.
+    """Yield the actors, one small bundle each, once they have started.
 
     Raises ValueError when the cluster has no room for them in time, and WorkerError when one cannot start.
     """
@@ -117,7 +117,7 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
 
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:
-    """Scores of `measured` images of a student, the same seeds and classes each time."""
+    """Return the scores of `measured` images of a student, the same seeds and classes each time."""
     weights: dict[str, torch.Tensor] = dict(plan.model.family.read(checkpoint, plan.model).named_parameters())
     feed = Feed(crew, plan.rl, plan.measured, plan.prompts, plan.seed + 1)
     feed.publish(pack(weights, -1, DTYPES[plan.rl.weight_dtype]))

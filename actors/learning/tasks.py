@@ -40,19 +40,19 @@ class Task(ABC):
 
     @abstractmethod
     def demands(self) -> Demands:
-        """What the stage takes at once."""
+        """Return what the stage takes at once."""
 
     @abstractmethod
     def show_before(self, figures: Figures, model: Backbone, loops: int) -> None:
-        """Of the model that the stage starts from."""
+        """Show the model that the stage starts from."""
 
     @abstractmethod
     def run(self) -> tuple[Path, dict[str, float]]:
-        """Train, from the last checkpoint if there is one; the student's file, and figures for the summary."""
+        """Train, from the last checkpoint if there is one; return the student's file, and figures for the summary."""
 
     @abstractmethod
     def show_after(self, figures: Figures, model: Backbone) -> None:
-        """Of the student, when this stage is the last one."""
+        """Show the student, when this stage is the last one."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Distillation(Task):
         figures.before(model, loops)
 
     def run(self) -> tuple[Path, dict[str, float]]:
-        """The student is the averaged one."""
+        """Train; the student is the averaged one."""
         last, student = train(self.learning, self.storage, GSIM), self.storage.folder / GSIM.student
         save_weights(student, read_state(last / "ema.safetensors"), torch.float32)
         self.storage.push(GSIM.student)
@@ -92,7 +92,7 @@ class Reinforcement(Task):
         figures.before_rl(model, loops)
 
     def run(self) -> tuple[Path, dict[str, float]]:
-        """The student is the best one by the guard."""
+        """Train; the student is the best one by the guard."""
         outcome = asdict(reinforce(self.plan, self.storage))
         student = outcome.pop("checkpoint")
         return student, outcome | {"rl_updates": read_metrics(self.storage.folder / RL.metrics)[-1]["step"]}

@@ -137,12 +137,12 @@ def scaling(config: LearnerConfig) -> ray.train.ScalingConfig:
 
 
 def demand(config: LearnerConfig) -> dict[str, float]:
-    """Resources of one worker."""
+    """Return the resources of one worker."""
     return resources(config.cpus_per_worker, config.gpus_per_worker, config.node)
 
 
 def train_loop(config: dict) -> None:
-    """What every worker of the group runs."""
+    """Do what every worker of the group does."""
     run, recorder = config["run"], config["recorder"]
     if answer(recorder.failed.remote(), RECORDER):
         return  # Ray Train restarted the group only because one rank had to leave the others
@@ -156,7 +156,7 @@ def train_loop(config: dict) -> None:
 
 
 def learn(run: Run, recorder: Any) -> None:
-    """One rank's part, from the last checkpoint on."""
+    """Do one rank's part, from the last checkpoint on."""
     if not torch.cuda.is_available():
         torch.set_num_threads(run.learner.threads_per_worker or run.learner.cpus_per_worker)
     learner = run.make(ray.train.torch.get_device())
@@ -211,7 +211,7 @@ def updates(
 
 
 def averages(window: list[dict[str, Tensor]], device: torch.device) -> dict[str, float]:
-    """Mean over ranks and over the updates that have the metric."""
+    """Return the mean over ranks and over the updates that have the metric."""
     names = list(dict.fromkeys(name for metrics in window for name in metrics))
     means = [torch.stack([metrics[name].float() for metrics in window if name in metrics]).mean() for name in names]
     values = torch.stack([mean.to(device) for mean in means])

@@ -33,7 +33,7 @@ class Watch:
             self.guard, self.best = Guard(self.config, self._judged(student)), student
 
     def ask(self, step: int, student: dict[str, Tensor]) -> tuple[Scores, bool]:
-        """Held-out scores of the student after `step` updates, and whether it is time to stop or go back."""
+        """Return the held-out scores of the student after `step` updates, and whether it is time to stop or go back."""
         assert self.guard is not None  # begin came first
         scores = self._judged(student)
         if self.guard.take(step, scores):

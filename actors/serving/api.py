@@ -76,7 +76,7 @@ class Rules:
 
 
 def make_app(card: ModelCard, backend: Backend, rules: Rules) -> FastAPI:
-    """The application."""
+    """Return the application."""
     html = PAGE.read_text(encoding="utf-8")
     # FastAPI as it is, but /docs needs no CDN.
     app = FastAPIOffline(title="marval_ray", version="1", description="Images of a one-step masked auto-regressive model.", redoc_url=None)
@@ -87,7 +87,7 @@ def make_app(card: ModelCard, backend: Backend, rules: Rules) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str | int]:
-        """Whether a model answers, and how many images it is drawing."""
+        """Tell whether a model answers, and how many images it is drawing."""
         state = await within(rules.deadline, backend.state())
         answer: dict[str, str | int] = {"status": "ok", "model_version": state.version, "active": state.active}
         return answer if state.refused is None else answer | {"refused": state.refused}
@@ -109,7 +109,7 @@ def add_border(app: FastAPI, rules: Rules) -> None:
 
 
 def guarded_routes(card: ModelCard, backend: Backend, rules: Rules) -> APIRouter:
-    """What only those may ask for who have the key."""
+    """Return what only those may ask for who have the key."""
     created = int(time.time())
     described = HTTPBearer(auto_error=False, description="Only when the server has a key.")
     bodies = Bodies(min(rules.deadline, BODY_SECONDS), OPEN_BODIES)
@@ -117,13 +117,13 @@ def guarded_routes(card: ModelCard, backend: Backend, rules: Rules) -> APIRouter
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        """The model, its classes and limits."""
+        """Describe the model, its classes and limits."""
         state = await within(rules.deadline, backend.state())
         return {"object": "list", "data": [description(card, state.version, created)]}
 
     @router.get("/models/{model:path}", responses={404: {"description": "No such model"}})
     async def model(model: str) -> dict[str, Any]:
-        """The same of one model."""
+        """Describe one model in the same way."""
         check_model(model, card)
         state = await within(rules.deadline, backend.state())
         return description(card, state.version, created)
@@ -158,7 +158,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def wants_png(accept: str) -> bool:
-    """Whether the header names image/png, or all images, and no less gladly than JSON (RFC 9110, 12.5.1)."""
+    """Tell whether the header names image/png, or all images, and no less gladly than JSON (RFC 9110, 12.5.1)."""
     weights = {kind.lower(): weight(rest) for kind, rest in re.findall(r"([^\s,;]+/[^\s,;]+)([^,]*)", accept)}
     png = weights.get("image/png", weights.get("image/*", 0.0))
     as_json = weights.get("application/json", weights.get("application/*", weights.get("*/*", 0.0)))
@@ -171,7 +171,7 @@ def weight(parameters: str) -> float:
 
 
 async def within(seconds: float, work: Awaitable[Result]) -> Result:
-    """The result of `work`. Raises Refused when it takes longer."""
+    """Return the result of `work`. Raises Refused when it takes longer."""
     try:
         async with asyncio.timeout(seconds):
             return await work
@@ -180,7 +180,7 @@ async def within(seconds: float, work: Awaitable[Result]) -> Result:
 
 
 async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """All at once; when one fails, or this is cancelled, the others are cancelled."""
+    """Do all at once; when one fails, or this is cancelled, the others are cancelled."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
@@ -190,7 +190,7 @@ async def together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 
 async def streamed(backend: Backend, wishes: list[Wish], partials: int, card: ModelCard, deadline: float) -> AsyncIterator[bytes]:
-    """Events of all images as they come. Raises Busy and Refused."""
+    """Yield events of all images as they come. Raises Busy and Refused."""
     queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def follow(index: int, wish: Wish) -> None:
@@ -214,7 +214,7 @@ async def streamed(backend: Backend, wishes: list[Wish], partials: int, card: Mo
 
 
 async def started(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same events, once the first is there: until then an error has a status of its own, later it is an event."""
+    """Return the same events, once the first is there: until then an error has a status of its own, later it is an event."""
     first = await anext(events)
 
     async def all_of() -> AsyncIterator[bytes]:
@@ -239,7 +239,7 @@ def entry(wish: Wish, png: bytes) -> dict[str, Any]:
 
 
 def common(card: ModelCard, index: int) -> dict[str, Any]:
-    """What OpenAI's clients expect in each event, and which of the images it is about."""
+    """Return what OpenAI's clients expect in each event, and which of the images it is about."""
     now = int(time.time())
     return {"index": index, "created_at": now, "size": card.shape, "quality": "auto", "background": "opaque", "output_format": "png"}
 

@@ -30,7 +30,7 @@ class Bodies:
         self.open: deque[asyncio.Timeout] = deque()
 
     async def read(self, parts: AsyncIterator[bytes]) -> bytes:
-        """All of a body. Raises Refused when it is too long or does not end."""
+        """Read all of a body. Raises Refused when it is too long or does not end."""
         try:
             async with asyncio.timeout(self.seconds) as end:
                 with self._place(end):
@@ -76,7 +76,7 @@ class JsonRequest(Request):
 
 
 def guarded_by(key: str | None, bodies: Bodies) -> type[APIRoute]:
-    """Routes that ask for the key before they read a body: FastAPI's dependencies come after it."""
+    """Return routes that ask for the key before they read a body: FastAPI's dependencies come after it."""
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -100,7 +100,7 @@ def check_key(sent: str, key: str | None) -> None:
 
 
 def read_json(content: bytes) -> Any:
-    """What `content` says. Raises Refused with what is wrong with it."""
+    """Return what `content` says. Raises Refused with what is wrong with it."""
     try:
         return json.loads(content, object_pairs_hook=named_once, parse_constant=no_number)
     except UnicodeDecodeError as error:
@@ -114,7 +114,7 @@ def read_json(content: bytes) -> Any:
 
 
 def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these fields. Raises Refused when one is there twice."""
+    """Return the object of these fields. Raises Refused when one is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)

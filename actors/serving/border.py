@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri
 
 
 async def failed(_: Request, reason: Exception) -> JSONResponse:
-    """What a request gets that met a fault of the program. It is outside of all middleware, so the headers are put in here."""
+    """Answer a request that met a fault of the program. This is outside of all middleware, so the headers are put in here."""
     sentence = "the server failed at this request, its log says why"
     return JSONResponse(error(500, sentence), 500, SAFE | {"content-security-policy": POLICY})
 
@@ -97,7 +97,7 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Keeps the start back until the first part of the content, which the policy depends on."""
+        """Keep the start back until the first part of the content, which the policy depends on."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -116,7 +116,7 @@ class Exchange:
 
 
 def own_parts(html: str) -> str:
-    """The policy that lets scripts and styles written into `html`, and files of this server, run, and no others."""
+    """Return the policy that lets scripts and styles written into `html`, and files of this server, run, and no others."""
     kinds = {kind: re.findall(rf"<{kind}\b[^>]*>(.*?)</{kind}>", html, re.DOTALL) for kind in ("script", "style")}
     return "".join(f"; {kind}-src 'self' {' '.join(map(digest, parts))}" for kind, parts in kinds.items())
 

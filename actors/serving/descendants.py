@@ -28,6 +28,6 @@ def end_them() -> None:
 
 
 def lost(name: str) -> bool:
-    """Whether a child of that name was started and has ended."""
+    """Tell whether a child of that name was started and has ended."""
     states = [child.status() for child in psutil.Process().children() if child.name().startswith(name)]
     return psutil.STATUS_ZOMBIE in states

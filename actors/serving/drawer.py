@@ -89,7 +89,7 @@ class Sampler:
         self.thread = thread
 
     def _first(self, checkpoint: Path) -> Served:
-        """The checkpoint, or of a run the newest student that can be served. Raises ValueError when there is none."""
+        """Load the checkpoint, or of a run the newest student that can be served. Raises ValueError when there is none."""
         reasons = []
         for student in students(checkpoint) if checkpoint.is_dir() else [checkpoint]:
             try:
@@ -99,7 +99,7 @@ class Sampler:
         raise ValueError("; ".join(reasons) or f"{checkpoint} has no student")
 
     def _load(self, student: Path) -> Served:
-        """Raises ValueError when the student is damaged, another model's, or draws nothing."""
+        """Load a student. Raises ValueError when it is damaged, another model's, or draws nothing."""
         if read_config(student.parent) != self.model:
             raise ValueError(f"{student} is a student of another model: start a server of its own for it")
         if self.options.vae is None and codec_beside(student) != self.codec_path:
@@ -110,7 +110,7 @@ class Sampler:
         return served
 
     async def draw(self, wish: Wish) -> Png | None:
-        """The image; None when as many wait as may: Serve would write a traceback for an exception."""
+        """Draw the image; return None when as many wait as may: Serve would write a traceback for an exception."""
         if self.unfinished >= self.most:
             return None
         with self._submitted(wish) as ticket:
@@ -118,7 +118,7 @@ class Sampler:
         return Png(await asyncio.to_thread(encode_png, picture.pixels), picture.version)
 
     async def watch(self, wish: Wish, partials: int) -> AsyncIterator[PartialImage | Png]:
-        """The image on its way, `partials` times, then finished; nothing when as many wait as may."""
+        """Yield the image on its way, `partials` times, then finished; nothing when as many wait as may."""
         if self.unfinished >= self.most:
             return
         loop, news = asyncio.get_running_loop(), asyncio.Queue[tuple[int, np.ndarray] | None]()
@@ -135,7 +135,7 @@ class Sampler:
 
     @contextmanager
     def _submitted(self, wish: Wish, partials: int = 0, on_preview: Preview | None = None) -> Iterator[Ticket]:
-        """An image that is drawn as long as somebody waits for it."""
+        """Submit an image, which is drawn as long as somebody waits for it."""
         ticket = self._running().submit(wish, partials, on_preview)
         self.unfinished += 1
         try:
@@ -149,7 +149,7 @@ class Sampler:
         return State(thread.served.version, len(thread.active), self.refused)
 
     def check_health(self) -> None:
-        """Raises RuntimeError when the thread has ended; Serve then replaces the replica."""
+        """Raise RuntimeError when the thread has ended; Serve then replaces the replica."""
         self._running()
 
     def _running(self) -> SamplerThread:
@@ -159,6 +159,6 @@ class Sampler:
 
 
 def version_of(checkpoint: Path) -> str:
-    """The first 12 digits of the file's SHA-256."""
+    """Return the first 12 digits of the file's SHA-256."""
     with checkpoint.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

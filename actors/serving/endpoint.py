@@ -27,7 +27,7 @@ faults for it in each: a third of its speed on CPUs."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application, for `serve run actors.serving.endpoint:build NAME=VALUE...` and Serve config files.
+    """Build the application, for `serve run actors.serving.endpoint:build NAME=VALUE...` and Serve config files.
 
     Raises ValueError when an argument is unknown or does not fit, or the checkpoint cannot be served.
     """
@@ -58,12 +58,12 @@ def application(config: EndpointConfig) -> serve.Application:
 
 
 def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
-    """Resources that the first replicas take, by role."""
+    """Return the resources that the first replicas take, by role."""
     return {"Sampler": [resources(config.cpus, config.gpus)] * config.min_replicas, "Api": [resources(API_CPUS, 0)]}
 
 
 def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
-    """Raises ValueError when the names of the classes are unknown or `steps` is too large."""
+    """Return the card. Raises ValueError when the names of the classes are unknown or `steps` is too large."""
     if config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
     names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)
@@ -71,5 +71,5 @@ def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
 
 
 def user_config(checkpoint: Path) -> dict[str, Any]:
-    """Changes with the file, so that Serve notices a new student under an old name."""
+    """Return what changes with the file, so that Serve notices a new student under an old name."""
     return {"checkpoint": str(checkpoint), "modified": checkpoint.stat().st_mtime_ns}

@@ -58,7 +58,7 @@ class EndpointConfig:
 
 
 def read_key(file: Path | None) -> str | None:
-    """The API key: the one line of `file`, or the environment's. Raises ValueError unless an HTTP header can carry it."""
+    """Read the API key: the one line of `file`, or the environment's. Raises ValueError unless an HTTP header can carry it."""
     source = file or KEY_VARIABLE
     try:
         key = file.read_text(encoding="utf-8-sig").rstrip("\r\n") if file else os.environ.get(KEY_VARIABLE)

@@ -49,7 +49,7 @@ class ImageRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def leave_out_null(cls, body: Any) -> Any:
-        """Clients send null for what is not set."""
+        """Leave out null, which clients send for what is not set."""
         return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 
@@ -74,7 +74,7 @@ class ModelCard:
 
 
 def wishes_of(request: ImageRequest, card: ModelCard) -> list[Wish]:
-    """One for each image. Raises Refused."""
+    """Return one wish for each image. Raises Refused."""
     if request.model is not None:
         check_model(request.model, card)
     if request.size not in ("auto", card.shape):
@@ -106,7 +106,7 @@ def prompt_of(request: ImageRequest, names: Sequence[str]) -> Prompts:
 
 
 def label_of(request: ImageRequest, names: Sequence[str]) -> int:
-    """The class that is asked for. Raises Refused."""
+    """Return the class that is asked for. Raises Refused."""
     example = f"such as {names[0]!r}; GET /v1/models lists all {len(names)}"
     match request.label, request.prompt:
         case int(label), _ if 0 <= label < len(names):

@@ -25,7 +25,7 @@ BUSY = (503, "too many requests are waiting: come back in a second")
 
 
 def error(status: int, sentence: str, field: str | None = None) -> dict[str, Any]:
-    """In the shape that OpenAI's clients read."""
+    """Put an error in the shape that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": sentence, "type": kind, "param": field, "code": str(status)}}
 
@@ -54,12 +54,12 @@ def add_errors(app: FastAPI, fields: str) -> None:
 
 
 def paths_of(app: FastAPI) -> str:
-    """What can be asked for."""
+    """Say what can be asked for."""
     return ", ".join(f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods)
 
 
 def explain(problem: dict[str, Any], fields: str) -> tuple[int, str, str | None]:
-    """(status, sentence, field) of pydantic's first complaint."""
+    """Return (status, sentence, field) of pydantic's first complaint."""
     where = [str(part)[:80] for part in problem["loc"][1:]]
     if not where or not isinstance(problem.get("loc", [None])[0], str):
         return 422, "the body must be a JSON object with content-type application/json", None

@@ -56,7 +56,7 @@ class Api:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Nobody there becomes `Busy`: the same request will do later."""
+    """Raise `Busy` when nobody is there: the same request will do later."""
     try:
         yield
     except (DeploymentUnavailableError, RayActorError) as error:

@@ -67,13 +67,13 @@ class Observer:
     """Told of what the sampler does, in its thread."""
 
     def batch(self, size: int, seconds: float) -> None:
-        """One loop of `size` images took `seconds`."""
+        """Note that one loop of `size` images took `seconds`."""
 
     def began(self, waited: float) -> None:
-        """An image waited so many seconds for its first loop."""
+        """Note that an image waited so many seconds for its first loop."""
 
     def finished(self, took: float) -> None:
-        """An image is there, so many seconds after it was asked for."""
+        """Note that an image is there, so many seconds after it was asked for."""
 
 
 @dataclass(eq=False)

@@ -44,7 +44,7 @@ def main(config: Config) -> None:
 
 
 def write_model(source: Path, target: Path) -> None:
-    """Half-precision weights, and a config that names the autoencoder."""
+    """Write half-precision weights, and a config that names the autoencoder."""
     model = load_model(source)
     save_weights(target, model.state_dict(), torch.float16)
     write_json(target.parent / "config.json", described(model.config) | {"vae": portable(assets_index.VAE)})

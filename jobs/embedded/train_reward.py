@@ -96,7 +96,7 @@ def make_pairs(config: Config, vae: VAE, images: Path, samples: int, seed: int) 
 
 
 def spoiled(latents: Float[Tensor, "B C h w"], seed: int) -> Float[Tensor, "B C h w"]:
-    """Latents with noise of standard deviation 0.3 to 0.9 of their own."""
+    """Return latents with noise of standard deviation 0.3 to 0.9 of their own."""
     generator = torch.Generator().manual_seed(seed)
     level = 0.3 + 0.6 * torch.rand(len(latents), 1, 1, 1, generator=generator)
     return latents + level * torch.randn(latents.shape, generator=generator)
@@ -109,7 +109,7 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
 
 
 def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
-    """A CLIP of about 0.7 million weights, and a processor with a byte-pair tokenizer made from the prompts."""
+    """Make a CLIP of about 0.7 million weights, and a processor with a byte-pair tokenizer made from the prompts."""
     tokenizer = new_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     vision = {
@@ -143,7 +143,7 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 def contrastive(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
-    """The contrastive loss of images against one prompt of each class."""
+    """Train with the contrastive loss of images against one prompt of each class."""
     generator = torch.Generator().manual_seed(config.seed)
     for _, step in updates(reward, "contrastive", config.contrastive_steps, config.lr):
         labels = torch.randint(len(CLASS_NAMES), (config.batch,), generator=generator)
@@ -153,7 +153,7 @@ def contrastive(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
 
 
 def preference(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
-    """PickScore's loss on pairs of a random kind, beside the contrastive loss, which keeps classes apart."""
+    """Train with PickScore's loss on pairs of a random kind, beside the contrastive loss, which keeps classes apart."""
     generator = torch.Generator().manual_seed(config.seed + 1)
     for index, step in updates(reward, "preference", config.preference_steps, config.preference_lr):
         labels = torch.randint(len(CLASS_NAMES), (config.batch,), generator=generator)
@@ -165,20 +165,20 @@ def preference(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
 
 
 def contrastive_loss(reward: CLIPReward, seen: Float[Tensor, "B F"], texts: Float[Tensor, "K F"], labels: Int64[Tensor, " B"]) -> Tensor:
-    """Cross entropy of each image over the prompts of all classes."""
+    """Return the cross entropy of each image over the prompts of all classes."""
     logits = reward.model.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(texts, dim=-1).T
     return F.cross_entropy(logits, labels)
 
 
 def prompts_of(labels: Tensor, generator: torch.Generator) -> list[str]:
-    """A prompt of each label, from one random template."""
+    """Return a prompt of each label, from one random template."""
     template = TEMPLATES[int(torch.randint(len(TEMPLATES), (), generator=generator))]
     prompts = class_prompts(CLASS_NAMES, template)
     return [prompts[label] for label in labels.tolist()]
 
 
 def updates(reward: CLIPReward, title: str, steps: int, lr: float) -> Iterator[tuple[int, Callable[[Tensor], None]]]:
-    """(number, what to do with the loss) of each update of AdamW, with one cycle of the learning rate."""
+    """Yield (number, what to do with the loss) of each update of AdamW, with one cycle of the learning rate."""
     optimizer = torch.optim.AdamW(reward.parameters(), lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
 
@@ -197,7 +197,7 @@ def updates(reward: CLIPReward, title: str, steps: int, lr: float) -> Iterator[t
 
 @torch.no_grad()
 def class_accuracy(reward: CLIPReward, pool: Pool) -> float:
-    """Share of images whose own prompt scores best."""
+    """Return the share of images whose own prompt scores best."""
     texts = F.normalize(reward.text_features(class_prompts(CLASS_NAMES)), dim=-1)
     seen = torch.cat([reward.image_features(part) for part in pool.images.split(500)])
     return (seen @ texts.T).argmax(-1).eq(pool.labels).float().mean().item()
@@ -205,7 +205,7 @@ def class_accuracy(reward: CLIPReward, pool: Pool) -> float:
 
 @torch.no_grad()
 def ranked(reward: CLIPReward, pairs: Pairs) -> dict[str, float]:
-    """Share of 1,000 held-out pairs of each kind in which the preferred image scores higher."""
+    """Return the share of 1,000 held-out pairs of each kind in which the preferred image scores higher."""
     labels = torch.arange(1000) % len(CLASS_NAMES)
     texts = reward.text_features([class_prompts(CLASS_NAMES)[label] for label in labels.tolist()])
     shares = {}

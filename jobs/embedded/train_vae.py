@@ -55,7 +55,7 @@ class Config:
 
 
 def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | None, weight: float) -> Tensor:
-    """L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
+    """Return L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
     value = F.mse_loss(decoded, images) + F.l1_loss(decoded, images)
     if classifier is None:
         return value
@@ -67,7 +67,7 @@ def make_loss(config: Config) -> Loss:
     classifier = load_classifier(config.perceptual) if config.perceptual else None
 
     def loss(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruction, and a weak KL to N(0, I)."""
+        """Return reconstruction, and a weak KL to N(0, I)."""
         posterior = autoencoder.encode(images).latent_dist
         latents = posterior.sample()
         if config.latent_noise:
@@ -80,7 +80,7 @@ def make_loss(config: Config) -> Loss:
 
 
 def off_by(latents: Tensor, deviations: list[float]) -> Tensor:
-    """Noise of another strength, up to one deviation of the channel, for each image."""
+    """Draw noise of another strength, up to one deviation of the channel, for each image."""
     strength = torch.rand(len(latents), 1, 1, 1)
     return strength * torch.tensor(deviations).reshape(1, -1, 1, 1) * torch.randn_like(latents)
 
@@ -94,7 +94,7 @@ def normalise(autoencoder: AutoencoderKL, images: Tensor) -> None:
 
 
 def start(config: Config) -> AutoencoderKL:
-    """A new autoencoder, or a trained one of which only the decoder will learn."""
+    """Return a new autoencoder, or a trained one of which only the decoder will learn."""
     if config.decoder_of is None:
         return AutoencoderKL(**vae.TINY)
     autoencoder = vae.load_vae(config.decoder_of).autoencoder

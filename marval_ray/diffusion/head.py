@@ -15,7 +15,7 @@ TIME_FEATURES = 256
 
 
 def time_features(t: Int64[Tensor, " N"]) -> Float[Tensor, "N 256"]:
-    """Sinusoidal features of raw timesteps: 128 cosines, then 128 sines, periods up to 10000."""
+    """Return sinusoidal features of raw timesteps: 128 cosines, then 128 sines, periods up to 10000."""
     half = TIME_FEATURES // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t[:, None].float() * frequencies
@@ -83,13 +83,13 @@ class DenoisingHead(nn.Module):
                 nn.init.zeros_(weight)
 
     def condition(self, z_NZ: Float[Tensor, "N Z"]) -> Float[Tensor, "N W"]:
-        """The part of the conditioning that does not depend on t: compute it once per chain."""
+        """Return the part of the conditioning that does not depend on t: compute it once per chain."""
         return self.cond_embed(z_NZ)
 
     def denoise(
         self, x_t: Float[Tensor, "N D"], t: Int64[Tensor, " M"], condition_NW: Float[Tensor, "N W"]
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """(eps, v) at timesteps `t` in 0..999; one timestep for all rows (M = 1) or one a row (M = N)."""
+        """Return (eps, v) at timesteps `t` in 0..999; one timestep for all rows (M = 1) or one a row (M = N)."""
         y_NW = self.time_embed(t) + condition_NW
         h_NW = self.input_proj(x_t)
         for block in self.res_blocks:

@@ -35,7 +35,7 @@ def denoising_loss(
     noise: Float[Tensor, "N D"],
     diffusion: Diffusion,
 ) -> Loss:
-    """Mean over rows of the diffusion loss at timesteps `t` (0..999) with the noise `noise` ~ N(0, I)."""
+    """Return the mean over rows of the diffusion loss at timesteps `t` (0..999) with the noise `noise` ~ N(0, I)."""
     terms = diffusion_terms(head, x_0, z, t, noise, diffusion)
     value = terms.total.mean()
     return Loss(value, {"mse": terms.mse.mean().detach(), "vb": terms.vb.mean().detach()})
@@ -45,7 +45,7 @@ def diffusion_terms(
     head: DenoisingHead, x_0: Float[Tensor, "N D"], z: Float[Tensor, "N Z"], t: Int64[Tensor, " N"], noise: Float[Tensor, "N D"],
     diffusion: Diffusion,
 ) -> DiffusionTerms:  # fmt: skip
-    """The two terms of `denoising_loss`, row by row."""
+    """Return the two terms of `denoising_loss`, row by row."""
     alpha, sigma = diffusion.alpha_sigma(t)
     x_t = alpha * x_0 + sigma * noise
     eps, v = head(x_t.to(z.dtype), t, z)
@@ -58,7 +58,7 @@ def reverse_moments(
     x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], t: Int64[Tensor, " M"], diffusion: Diffusion,
     clip_x0: float | None = None,
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:  # fmt: skip
-    """Mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta."""
+    """Return mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta."""
     abar = diffusion.alphas_cumprod[t].unsqueeze(-1)
     x_0 = (1 / abar).sqrt().float() * x_t - (1 / abar - 1).sqrt().float() * eps
     if clip_x0 is not None:
@@ -73,7 +73,7 @@ def variational_bits(
     x_0: Float[Tensor, "N D"], x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"],
     t: Int64[Tensor, " N"], diffusion: Diffusion,
 ) -> Float[Tensor, " N"]:  # fmt: skip
-    """KL(true posterior | model) in bits a channel; at t = 0 the negative log-likelihood of x_0 in bins of 1/127.5."""
+    """Return KL(true posterior | model) in bits a channel; at t = 0 the negative log-likelihood of x_0 in bins of 1/127.5."""
     mean, log_variance = reverse_moments(x_t, eps, v, t, diffusion)
     true_mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
     true_log_variance = diffusion.column("posterior_log_variance_clipped", t)
@@ -86,7 +86,7 @@ def variational_bits(
 def _binned_log_likelihood(
     x: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], log_scale: Float[Tensor, "N D"]
 ) -> Float[Tensor, "N D"]:
-    """Log-probability of the bin of half-width 1/255 around x; the outermost bins are open."""
+    """Return the log-probability of the bin of half-width 1/255 around x; the outermost bins are open."""
     inverse = (-log_scale).exp()
     upper, lower = _normal_cdf(inverse * (x - mean + 1 / 255)), _normal_cdf(inverse * (x - mean - 1 / 255))
     inner = (upper - lower).clamp(min=1e-12).log()

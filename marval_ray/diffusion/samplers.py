@@ -37,7 +37,7 @@ class TokenSampler(Protocol):
         steps: Float[Tensor, "S N D"],
         revealed: float,
     ) -> Float[Tensor, "N D"]:
-        """x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
+        """Return x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
 
 
 def guided(conditional: Float[Tensor, "N D"], unconditional: Float[Tensor, "N D"], w: float) -> Float[Tensor, "N D"]:
@@ -161,7 +161,7 @@ class Ancestral:
         self, x: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], noise: Float[Tensor, "N D"], index: int,
         diffusion: Diffusion,
     ) -> Float[Tensor, "N D"]:  # fmt: skip
-        """x_{i-1} ~ p(. | x_i); the last step (index 0) adds no noise."""
+        """Draw x_{i-1} ~ p(. | x_i); the last step (index 0) adds no noise."""
         t = torch.full((1,), index, device=x.device)
         mean, log_variance = reverse_moments(x, eps, v, t, diffusion, self.clip_x0)
         if index == 0:

@@ -40,12 +40,12 @@ class Diffusion:
         return Diffusion(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def alpha_sigma(self, t: Int64[Tensor, " N"]) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
-        """(alpha_t, sigma_t) as float32 columns, for table indices `t` in 0..len(self)-1."""
+        """Return (alpha_t, sigma_t) as float32 columns, for table indices `t` in 0..len(self)-1."""
         abar = self.alphas_cumprod[t].unsqueeze(-1)
         return abar.sqrt().float(), (1 - abar).sqrt().float()
 
     def column(self, name: str, t: Int64[Tensor, " N"]) -> Float[Tensor, "N 1"]:
-        """One table by name at indices `t`, as a float32 column."""
+        """Return one table by name at indices `t`, as a float32 column."""
         return getattr(self, name)[t].unsqueeze(-1).float()
 
 
@@ -68,7 +68,7 @@ def _from_betas(betas: Float64[Tensor, " S"], timesteps: Int64[Tensor, " S"]) ->
 
 @cache
 def cosine_diffusion(steps: int = TRAINING_STEPS, device: torch.device | str = "cpu") -> Diffusion:
-    """The 1000-step cosine schedule, respaced to `steps` ancestral steps (1 <= steps <= 1000), with its tables on `device`.
+    """Return the 1000-step cosine schedule, respaced to `steps` ancestral steps (1 <= steps <= 1000), with its tables on `device`.
 
     Built once: samplers ask for it in every loop, and a GPU would wait for each table that is copied to it.
     """
@@ -91,7 +91,7 @@ def _respaced(steps: int) -> Diffusion:
 
 
 def respaced_timesteps(steps: int) -> Int64[Tensor, " S"]:
-    """`steps` of the 1000 timesteps, evenly spread from 0 to 999 and rounded half to even."""
+    """Return `steps` of the 1000 timesteps, evenly spread from 0 to 999 and rounded half to even."""
     stride = (TRAINING_STEPS - 1) / (steps - 1) if steps > 1 else 1.0
     # A running sum, as the reference builds it: i * stride may differ in the last bit and round elsewhere.
     at, positions = 0.0, []

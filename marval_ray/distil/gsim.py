@@ -34,17 +34,20 @@ WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigma2": lambda alpha, sigma: sigma**2,
     "sigma2/alpha": lambda alpha, sigma: sigma**2 / alpha,
 }
-"""lambda(t) by name. A score is of size 1 / sigma_t, and the gradient reaches x_0 with a factor alpha_t."""
+"""lambda(t) by name, which weighs the loss L1 + k L2 of a token at timestep t.
+
+A score is of size 1 / sigma_t, and the gradient reaches x_0 with a factor alpha_t.
+"""
 
 
 def pseudo_huber(y: Float[Tensor, "N D"], r: float) -> tuple[Float[Tensor, " N"], Float[Tensor, "N D"]]:
-    """d(y) = sqrt(|y|^2 + r^2) - r and its gradient d'(y) = y / sqrt(|y|^2 + r^2)."""
+    """Return d(y) = sqrt(|y|^2 + r^2) - r and its gradient d'(y) = y / sqrt(|y|^2 + r^2)."""
     norm = (y.square().sum(-1) + r**2).sqrt()
     return norm - r, y / norm.unsqueeze(-1)
 
 
 def squared(y: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N D"]]:
-    """d(y) = |y|^2 and its gradient 2 y: SiD's distance."""
+    """Return d(y) = |y|^2 and its gradient 2 y: SiD's distance."""
     return y.square().sum(-1), 2 * y
 
 
@@ -59,7 +62,7 @@ class GeneratorStep:
     metrics: dict[str, Tensor]
 
     def surrogate(self, x_0: Float[Tensor, "N D"]) -> Loss:
-        """sum(x_0 * dL/dx_0): its gradient in the student's weights is that of the loss."""
+        """Return sum(x_0 * dL/dx_0): its gradient in the student's weights is that of the loss."""
         return Loss((x_0 * self.gradient).sum(), self.metrics)
 
 
@@ -72,7 +75,7 @@ def gsim_generator(
     diffusion: Diffusion,
     config: GSIMConfig,
 ) -> GeneratorStep:
-    """dL/dx_0 at student tokens `x_0`, timesteps `t` (0..999) and noise e ~ N(0, I).
+    """Find dL/dx_0 at student tokens `x_0`, timesteps `t` (0..999) and noise e ~ N(0, I).
 
     `teacher` is already guided. Neither it nor `auxiliary` gets a gradient in its weights.
     """

@@ -77,7 +77,7 @@ class ScoreMatcher:
     def _learn(
         self, context: Context, x_0: Float[Tensor, "N D"], generator: torch.Generator, step: int, bad: list[str]
     ) -> dict[str, Tensor]:
-        """Update the auxiliary network on the student's tokens; metrics. A loss that is not finite is skipped and noted in `bad`."""
+        """Update the auxiliary network on the student's tokens; return metrics. A loss that is not finite is skipped and noted in `bad`."""
         value, metrics = self.auxiliary(context, x_0.unflatten(0, context.hidden.shape), self.config.repeats, generator)
         loss = Loss(value, metrics).named("auxiliary")
         if not self.all_finite(loss.value):

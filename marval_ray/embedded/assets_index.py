@@ -21,5 +21,5 @@ GSIM_STUDENT = ASSETS / "student" / "student-gsim.safetensors"
 
 
 def teacher_sampler() -> Ancestral:
-    """The embedded teacher's sampler at its best options."""
+    """Return the embedded teacher's sampler at its best options."""
     return Ancestral(**json.loads(TEACHER_FIGURES.read_text(encoding="utf-8"))["sampler"])

@@ -11,18 +11,18 @@ Degradation = Callable[[Float[Tensor, "B C H W"], torch.Generator], Float[Tensor
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """White noise of standard deviation 0.1 to 0.5."""
+    """Add white noise of standard deviation 0.1 to 0.5."""
     added = torch.randn(images.shape, generator=generator)
     return (images + strength(images, 0.1, 0.5, generator) * added).clamp(-1, 1)
 
 
 def blur(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A mixture of the image and its Gaussian blur of 1.5 pixels."""
+    """Mix the image with its Gaussian blur of 1.5 pixels."""
     return images.lerp(gaussian_blur(images, [7, 7], [1.5, 1.5]), strength(images, 0.4, 1.0, generator))
 
 
 def texture(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A checkerboard of one or two pixels, which optimised generators like to hide in images."""
+    """Add a checkerboard of one or two pixels, which optimised generators like to hide in images."""
     rows, columns = (torch.arange(size) for size in images.shape[-2:])
     period = torch.randint(1, 3, (len(images), 1, 1, 1), generator=generator)
     board = (rows[:, None] // period + columns // period) % 2 * 2.0 - 1
@@ -30,14 +30,14 @@ def texture(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def exposure(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half to three quarters of the light, or a third to two thirds more of it."""
+    """Leave half to three quarters of the light, or add a third to two thirds of it."""
     darker, lighter = strength(images, 0.5, 0.75, generator), strength(images, 1.33, 1.67, generator)
     choice = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     return ((images + 1) * torch.where(choice, darker, lighter) - 1).clamp(-1, 1)
 
 
 def shuffle(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Two quadrants change places."""
+    """Let two quadrants change places."""
     top, bottom = images.chunk(2, dim=-2)
     parts = [*top.chunk(2, dim=-1), *bottom.chunk(2, dim=-1)]
     first, second = torch.randperm(4, generator=generator)[:2].tolist()
@@ -51,5 +51,5 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def strength(images: Tensor, low: float, high: float, generator: torch.Generator) -> Float[Tensor, "B 1 1 1"]:
-    """A uniform number for each image."""
+    """Draw a uniform number for each image."""
     return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)

@@ -13,7 +13,7 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 28, 28) uint8 and labels (N,) int64 of `split` ("train" or "test") from the IDX files in `folder`.
+    """Read images (N, 28, 28) uint8 and labels (N,) int64 of `split` ("train" or "test") from the IDX files in `folder`.
 
     Raises ValueError when a file is not an IDX file of the expected kind.
     """

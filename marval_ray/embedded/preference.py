@@ -11,12 +11,12 @@ from marval_ray.embedded.degradations import DEGRADATIONS
 
 
 def preference_loss(preferred: Float[Tensor, " B"], other: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """-log softmax of the preferred image's score among the two (Kirstain et al., arXiv 2305.01569, eq. 1 and 2)."""
+    """Return -log softmax of the preferred image's score among the two (Kirstain et al., arXiv 2305.01569, eq. 1 and 2)."""
     return -F.logsigmoid(preferred - other).mean()
 
 
 def flipped(images: Float[Tensor, "B C H W"], generator: torch.Generator) -> Float[Tensor, "B C H W"]:
-    """Half of the images, mirrored."""
+    """Mirror half of the images."""
     return torch.where(torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5, images.flip(-1), images)
 
 
@@ -32,7 +32,7 @@ class Pool:
         object.__setattr__(self, "rows", [(self.labels == c).nonzero().flatten() for c in range(int(self.labels.max()) + 1)])
 
     def draw(self, labels: Int64[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 1 H W"]:
-        """A random image of each label."""
+        """Draw a random image of each label."""
         places = torch.rand(len(labels), generator=generator)
         rows = [self.rows[c][int(place * len(self.rows[c]))] for c, place in zip(labels.tolist(), places.tolist())]
         return self.images[torch.stack(rows)]
@@ -52,7 +52,7 @@ class Pairs:
     def draw(
         self, kind: str, labels: Int64[Tensor, " B"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"]]:
-        """(preferred, other) images for prompts of the classes `labels`."""
+        """Draw (preferred, other) images for prompts of the classes `labels`."""
         good = flipped(self.real.draw(labels, generator), generator)
         if kind in DEGRADATIONS:
             return good, DEGRADATIONS[kind](good, generator)

@@ -24,13 +24,13 @@ class Classifier(nn.Module):
         self.logits = nn.Linear(FEATURES, num_classes)
 
     def forward(self, images: Float[Tensor, "N 1 H W"]) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"]]:
-        """(features, logits) of images in [-1, 1]."""
+        """Return (features, logits) of images in [-1, 1]."""
         last = F.max_pool2d(self.feature_maps(images)[-1], 2)
         features = F.relu(self.features(F.dropout(last.flatten(1), 0.3, self.training)))
         return features, self.logits(features)
 
     def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
-        """What each convolution sees, at 28, 14 and 7 pixels."""
+        """Return what each convolution sees, at 28, 14 and 7 pixels."""
         border = (images.shape[-1] - 28) // 2
         x = images[..., border : border + 28, border : border + 28]
         maps: list[Tensor] = []
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: Path) -> Classifier:
-    """A frozen classifier. Raises ValueError when the file cannot be read or does not fit."""
+    """Read a frozen classifier. Raises ValueError when the file cannot be read or does not fit."""
     model = Classifier()
     load_strictly(model, read_state(path), path)
     return model.eval().requires_grad_(False)

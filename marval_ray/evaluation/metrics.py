@@ -24,11 +24,11 @@ class Metric:
         return f"held_out/{self.name}"
 
     def text(self, value: float) -> str:
-        """The number alone."""
+        """Return the number alone."""
         return f"{value:{self.form}}"
 
     def said(self, value: float) -> str:
-        """The number behind its title."""
+        """Return the number behind its title."""
         return f"{self.title} {self.text(value)}"
 
 

@@ -61,7 +61,7 @@ class Evaluator:
         )
 
     def caveats(self, labels: Int64[Tensor, " N"]) -> list[str]:
-        """What makes the scores of images with these labels say less than they seem to."""
+        """Say what makes the scores of images with these labels say less than they seem to."""
         found, classes, features = len(labels.unique()), self.classifier.logits.out_features, len(self.reference.mean)
         said = []
         if found < classes:
@@ -100,6 +100,6 @@ def check_count(images: int) -> None:
 def classify(
     classifier: Classifier, images: Float[Tensor, "N 1 H W"]
 ) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:
-    """(features, predicted labels)."""
+    """Return (features, predicted labels)."""
     features, logits = zip(*(classifier(part) for part in images.split(BATCH)))
     return torch.cat(features), torch.cat(logits).argmax(-1)

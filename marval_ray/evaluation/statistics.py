@@ -36,7 +36,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Raises ValueError when `path` is not what `save` wrote."""
+        """Read them from a file. Raises ValueError when `path` is not what `save` wrote."""
         state = read_state(path)
         missing = sorted({"mean", "covariance", "within_class_distance", "features"} - state.keys())
         if missing:
@@ -51,7 +51,7 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al., arXiv 1706.08500).
+    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al., arXiv 1706.08500).
 
     The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are those of the symmetric
     C_a^(1/2) C_b C_a^(1/2).
@@ -63,7 +63,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 
 def recall(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"], neighbours: int = 3) -> float:
-    """Share of real features no farther from some sample than that sample's third nearest neighbour among the samples
+    """Return the share of real features no farther from some sample than that sample's third nearest neighbour among the samples
     (Kynkaanniemi et al., arXiv 1904.06991).
 
     NaN when there are not enough samples to have such a neighbour. Distances are summed from differences: those from
@@ -77,7 +77,7 @@ def recall(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"], neighbours
 
 
 def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> float:
-    """Mean Euclidean distance between two different images of one class, classes weighted equally.
+    """Return the mean Euclidean distance between two different images of one class, classes weighted equally.
 
     At most 1,000 images of a class count. NaN when no class has two images.
     """

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def measure(
     name: str, painter: Painter, prompts: Prompts, seed: int, evaluator: Evaluator
 ) -> tuple[Row, Float[Tensor, "N C H W"]]:
-    """Draw an image for each prompt; their scores, the speed (decoding included), and the images themselves."""
+    """Draw an image for each prompt; return their scores, the speed (decoding included), and the images themselves."""
     begin = time.perf_counter()
     images = painter.images(prompts, seed, progress=f"{name} N_AR={painter.loops}")
     seconds = time.perf_counter() - begin
@@ -31,23 +31,23 @@ def measure_loops(
     name: str, painter: Painter, prompts: Prompts, seed: int, evaluator: Evaluator,
     loops: Iterable[int],
 ) -> list[Row]:  # fmt: skip
-    """One row for each number of AR loops."""
+    """Return one row for each number of AR loops."""
     return [measure(name, painter.with_loops(n), prompts, seed, evaluator)[0] for n in loops]
 
 
 def best(rows: list[Row]) -> Row:
-    """The row of the lowest FD."""
+    """Return the row of the lowest FD."""
     return min(rows, key=lambda row: row["fd"])
 
 
 def fastest(rows: list[Row], fd: float) -> Row | None:
-    """The fastest row of an FD no worse than `fd`."""
+    """Return the fastest row of an FD no worse than `fd`."""
     good = [row for row in rows if row["fd"] <= fd]
     return max(good, key=lambda row: row["images_per_second"]) if good else None
 
 
 def images_per_second(painter: Painter, prompts: Prompts) -> float:
-    """Speed of one full batch, decoding included, with the prompts in turn."""
+    """Measure the speed of one full batch, decoding included, with the prompts in turn."""
     begin = time.perf_counter()
     painter.images(prompts.in_turn(painter.batch), seed=0, progress=f"speed N_AR={painter.loops}")
     return painter.batch / (time.perf_counter() - begin)

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; on success it is flushed to disk and renamed to `path`."""
+    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -23,7 +23,7 @@ class ClassFolders(ImageSet):
     paths: list[str]
 
     def tables(self, start: int) -> list[pa.Table]:
-        """One table of `path`, as bytes because names need not be UTF-8, and `label`."""
+        """Return one table of `path`, as bytes because names need not be UTF-8, and `label`."""
         paths = pa.array([os.fsencode(path) for path in self.paths[start:]], pa.binary())
         return [pa.table({"path": paths, "label": pa.array(self.labels[start:])})]
 
@@ -32,7 +32,7 @@ class ClassFolders(ImageSet):
 
 
 def list_classes(folder: Path, files: list[str], left_out: Counter[str]) -> ClassFolders:
-    """The images among `files`, which `walk` found, labelled by their topmost folder in alphabetical order.
+    """List the images among `files`, which `walk` found, labelled by their topmost folder in alphabetical order.
 
     Raises ValueError when there are no classes, one of them is empty, or they are splits of the data.
     """
@@ -90,7 +90,7 @@ def walk(folder: str, left_out: Counter[str], above: frozenset[tuple[int, int]] 
 
 
 def is_hidden(name: str) -> bool:
-    """Whether no person put this file or folder there to be read."""
+    """Tell whether no person put this file or folder there to be read."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 

@@ -19,7 +19,7 @@ _UNREADABLE = (
 
 
 def suffixes() -> frozenset[str]:
-    """Endings of image files, in lower case, as Pillow knows them."""
+    """Return the endings of image files, in lower case, as Pillow knows them."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
@@ -50,7 +50,7 @@ def _what_it_is(file: BinaryIO) -> str:
 
 
 def _eight_bits(image: Image.Image, background: int) -> Image.Image:
-    """Pillow clips the values of wider modes to 255 when it converts them; here their range is scaled."""
+    """Scale the range of wider modes: Pillow clips their values to 255 when it converts them."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
@@ -105,5 +105,5 @@ def pad_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def shown(path: str) -> str:
-    """A file's name for people: bytes that are not UTF-8 as \\xe9."""
+    """Return a file's name for people: bytes that are not UTF-8 as \\xe9."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -31,11 +31,11 @@ class Parts:
 
     @classmethod
     def of(cls, out: Path) -> "Parts":
-        """The parts that become `out`."""
+        """Return the parts that become `out`."""
         return cls(out.with_name(f"{out.name}.partial"))
 
     def progress(self) -> tuple[Progress, str]:
-        """How far the last part goes, and the digest that came with it."""
+        """Tell how far the last part goes, and the digest that came with it."""
         files = self._files()
         if not files:
             return Progress(), ""
@@ -49,7 +49,7 @@ class Parts:
             pq.write_table(latents.replace_schema_metadata({_PROGRESS: noted}), temporary, compression="zstd")
 
     def join(self, out: Path, group: int, schema: pa.Schema) -> Counter[int]:
-        """Write all latents to `out` in row groups of `group`, and remove the parts; returns how many each class has.
+        """Write all latents to `out` in row groups of `group`, and remove the parts; return how many each class has.
 
         Raises ValueError when there are none.
         """
@@ -64,7 +64,7 @@ class Parts:
         return classes
 
     def _groups(self, group: int, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The latents in tables of whole row groups; the last one holds what is left."""
+        """Yield the latents in tables of whole row groups; the last one holds what is left."""
         rest = schema.empty_table()
         for file in self._files():
             table = pa.concat_tables([rest, pq.ParquetFile(file).read().cast(schema)])

@@ -24,7 +24,7 @@ class Packer:
         self.flat: Tensor | None = None
 
     def __call__(self, parameters: dict[str, Tensor], version: int) -> Weights:
-        """The parameters, in the order of their names, as float32 or as the bits of bfloat16; valid until the next call."""
+        """Pack the parameters, in the order of their names, as float32 or as the bits of bfloat16; valid until the next call."""
         if self.flat is None:
             self.flat = torch.zeros(total(parameters), dtype=self.dtype)
         checked = 0
@@ -36,7 +36,7 @@ class Packer:
 
 
 def pack(parameters: dict[str, Tensor], version: int, dtype: torch.dtype) -> Weights:
-    """As a `Packer` does, once."""
+    """Pack as a `Packer` does, once."""
     return Packer(dtype)(parameters, version)
 
 
@@ -61,7 +61,7 @@ def unpack(weights: Weights, parameters: dict[str, Tensor]) -> None:
 
 
 def total(parameters: dict[str, Tensor]) -> int:
-    """Numbers that all parameters take in the buffer."""
+    """Count the numbers that all parameters take in the buffer."""
     return sum(map(size, parameters.values()))
 
 
@@ -70,11 +70,11 @@ def size(parameter: Tensor) -> int:
 
 
 def places(flat: Tensor, parameters: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(parameter, its part of the buffer), in the order of their names."""
+    """Pair each parameter with its part of the buffer, in the order of their names."""
     ordered = [parameters[name] for name in sorted(parameters)]
     return zip(ordered, flat.split([size(parameter) for parameter in ordered]))
 
 
 def sum_of_bits(part: Tensor) -> int:
-    """Of 64-bit integers, with overflow: a changed weight changes it."""
+    """Sum the bits as 64-bit integers, with overflow: a changed weight changes it."""
     return int(part.view(torch.int64).sum())

@@ -10,7 +10,7 @@ MISSING = np.iinfo(np.int64).min
 
 
 def plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Labels of one file as int64 or string, null where there is none.
+    """Return the labels of one file as int64 or string, null where there is none.
 
     Raises ValueError that begins with `where` when they are neither whole numbers nor text.
     """
@@ -30,7 +30,7 @@ def plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
 
 
 def number(columns: list[pa.ChunkedArray]) -> tuple[Int64[np.ndarray, " N"], tuple[str, ...] | None]:
-    """Class numbers of all files' labels, in order, and the classes' names where the labels are text.
+    """Return the class numbers of all files' labels, in order, and the classes' names where the labels are text.
 
     Text is numbered in alphabetical order, unless it is numbers. Raises ValueError when only some are text.
     """
@@ -50,7 +50,7 @@ def _filled(labels: pa.ChunkedArray) -> np.ndarray:
 
 
 def fault(label: int, names: tuple[str, ...] | None) -> str | None:
-    """Why a class number cannot be used, None when it can."""
+    """Say why a class number cannot be used, None when it can."""
     if label == MISSING:
         return "has no label"
     if label < 0:

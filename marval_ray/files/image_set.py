@@ -33,11 +33,11 @@ class ImageSet(ABC):
 
     @abstractmethod
     def tables(self, start: int) -> list[pa.Table]:
-        """Where the images from number `start` on lie, for workers that read them."""
+        """Tell where the images from number `start` on lie, for workers that read them."""
 
     @abstractmethod
     def places(self, stop: int) -> bytes:
-        """Where the first `stop` images lie, as bytes that differ for other places."""
+        """Tell where the first `stop` images lie, as bytes that differ for other places."""
 
     def digest(self, stop: int, settings: str) -> str:
         """Name the first `stop` images, their labels and `settings` by hex digits."""
@@ -45,7 +45,7 @@ class ImageSet(ABC):
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's or folder's name tells: "train", "validation" or "test".
+    """Return the split that a file's or folder's name tells: "train", "validation" or "test".
 
     >>> split_of("data/train-00000-of-00002.parquet")
     'train'
@@ -55,7 +55,7 @@ def split_of(name: str) -> str | None:
 
 
 def some(names: list[str]) -> str:
-    """The first few of `names`, and how many there are besides."""
+    """Name the first few of `names`, and say how many there are besides."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -67,7 +67,7 @@ def summary(images: ImageSet, latents: Counter[int], bad: int) -> str:
 
 
 def _classes(names: tuple[str, ...] | None, latents: Counter[int]) -> str:
-    """A count for each class, or its range when there are many."""
+    """Return a count for each class, or its range when there are many."""
     labels = sorted(latents) if names is None else list(range(len(names)))
     titles = [str(label) if names is None else f"{label} {names[label]}" for label in labels]
     counts = [latents[label] for label in labels]

@@ -34,7 +34,7 @@ class Columns:
     label: str | None = None
 
     def of(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
-        """(image, label) of a file. Raises ValueError when it lacks one, or images are not encoded."""
+        """Return (image, label) of a file. Raises ValueError when it lacks one, or images are not encoded."""
         image = _first((self.image,) if self.image else (*IMAGE_COLUMNS, *_features(schema, "Image")), schema)
         label = _first((self.label,) if self.label else (*LABEL_COLUMNS, *_features(schema, "ClassLabel")), schema)
         missing = [name for name, found in ((self.image or "image", image), (self.label or "label", label)) if not found]
@@ -55,13 +55,13 @@ def _first(names: tuple[str, ...], schema: pa.Schema) -> str | None:
 
 
 def _features(schema: pa.Schema, kind: str) -> list[str]:
-    """The column of a feature of `datasets`, when it is the only one of its kind."""
+    """Return the column of a feature of `datasets`, when it is the only one of its kind."""
     found = [name for name, feature in _hugging_face(schema).items() if feature.get("_type") == kind]
     return found if len(found) == 1 else []
 
 
 def _hugging_face(schema: pa.Schema) -> dict[str, Any]:
-    """The features that `datasets` notes in a file's metadata."""
+    """Return the features that `datasets` notes in a file's metadata."""
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = info.get("info", {}).get("features", {})
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -77,7 +77,7 @@ class ImageTables(ImageSet):
     rows: np.ndarray
 
     def tables(self, start: int) -> list[pa.Table]:
-        """A table with one row for each file: `file`, `column`, and the lists `rows` and `labels`."""
+        """Return a table with one row for each file: `file`, `column`, and the lists `rows` and `labels`."""
         numbers, rows, labels = self.file_numbers[start:], self.rows[start:], self.labels[start:]
         return [
             pa.table({
@@ -95,7 +95,7 @@ class ImageTables(ImageSet):
 
 
 def list_rows(files: list[Path], columns: Columns, skip_bad: bool, left_out: Counter[str]) -> ImageTables:
-    """All rows of `files` that have a label.
+    """List all rows of `files` that have a label.
 
     Raises ValueError when columns do not fit, the files contradict each other, or there are no rows; and at the first
     row whose label is missing, negative or beyond the names, unless `skip_bad`, which leaves these rows out.
@@ -121,7 +121,7 @@ def list_rows(files: list[Path], columns: Columns, skip_bad: bool, left_out: Cou
 
 
 def _read_labels(file: Path, columns: Columns) -> tuple[str, pa.ChunkedArray, tuple[str, ...] | None]:
-    """(image column, labels, class names) of a file."""
+    """Return (image column, labels, class names) of a file."""
     try:
         parquet = pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
@@ -133,7 +133,7 @@ def _read_labels(file: Path, columns: Columns) -> tuple[str, pa.ChunkedArray, tu
 
 
 def pick_split(folder: Path, files: list[Path], split: str, left_out: Counter[str]) -> list[Path]:
-    """Those of `files` whose names or folders tell that they are of `split`; all when none tells a split.
+    """Return those of `files` whose names or folders tell that they are of `split`; all when none tells a split.
 
     Raises ValueError when there are other splits only.
     """
@@ -163,7 +163,7 @@ def read_rows(task: pa.Table) -> Iterator[pa.Table]:
 
 
 def _batches(file: str, column: str, row: int) -> Iterator[tuple[int, pa.Array]]:
-    """(number of the first row, images as bytes) from the row group on that holds `row`."""
+    """Yield (number of the first row, images as bytes) from the row group on that holds `row`."""
     parquet = pq.ParquetFile(file, buffer_size=BUFFER)
     counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     ends = np.cumsum(counts)

@@ -18,12 +18,12 @@ from marval_ray.files.decoding import decode
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "N H W C"]) -> Float[Tensor, "N C H W"]:
-    """uint8 pixels to [-1, 1]."""
+    """Turn uint8 pixels into [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(images: Float[Tensor, "N C H W"]) -> UInt8[np.ndarray, "N H W C"]:
-    """[-1, 1] to uint8 pixels, rounded and clipped."""
+    """Turn [-1, 1] into uint8 pixels, rounded and clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -35,7 +35,7 @@ def pad_to(images: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C S 
 
 
 def crop_to(images: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C h w"]:
-    """The centre of size x size, which undoes `pad_to`; smaller images come back as they are."""
+    """Cut out the centre of size x size, which undoes `pad_to`; smaller images come back as they are."""
     top, left = (max(0, (length - size) // 2) for length in images.shape[-2:])
     return images[..., top : top + size, left : left + size]
 
@@ -47,7 +47,7 @@ def encode_png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 
 def decode_image(content: bytes) -> UInt8[np.ndarray, "H W C"]:
-    """Pixels of an encoded image (PNG, JPEG, ...) as it is seen: one channel for grey images, three otherwise.
+    """Return the pixels of an encoded image (PNG, JPEG, ...) as it is seen: one channel for grey images, three otherwise.
 
     Raises ValueError when it cannot be decoded.
     """
@@ -69,7 +69,7 @@ def write_npz(path: Path, pixels: UInt8[np.ndarray, "N H W C"], labels: np.ndarr
 
 
 def read_npz(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:
-    """Pixels and labels of a file that `write_npz` wrote. Raises ValueError when it is not one."""
+    """Read pixels and labels of a file that `write_npz` wrote. Raises ValueError when it is not one."""
     try:
         with np.load(path, allow_pickle=False) as content:
             pixels, labels = content["arr_0"], content["arr_1"]
@@ -85,7 +85,7 @@ def read_npz(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:
 
 
 def read_images(path: Path) -> tuple[UInt8[np.ndarray, "N H W C"], np.ndarray]:
-    """Pixels and labels (N,) int64 of Parquet written by `write_images`. Raises ValueError on missing columns."""
+    """Read pixels and labels (N,) int64 of Parquet written by `write_images`. Raises ValueError on missing columns."""
     table = pq.read_table(path)
     missing = {"image", "label"} - set(table.column_names)
     if missing:

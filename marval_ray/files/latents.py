@@ -46,7 +46,7 @@ class LatentDataset:
         return len(self.labels)
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Float[Tensor, "B C h w"], Int64[Tensor, " B"]]:
-        """Batch number `step`: posterior samples of the latents, and labels. Each epoch has its own permutation."""
+        """Return batch number `step`: posterior samples of the latents, and labels. Each epoch has its own permutation."""
         places = np.arange(step * size, (step + 1) * size)
         epochs, offsets = places // len(self), places % len(self)
         rows = np.array([self._permutation(seed, e)[o] for e, o in zip(epochs.tolist(), offsets.tolist())])
@@ -80,7 +80,7 @@ def _check_codec(file: Path, parquet: pq.ParquetFile, codec: str | None) -> None
 
 
 def _check_missing(file: Path, parquet: pq.ParquetFile) -> None:
-    """By the counts that Parquet keeps of each column of a row group."""
+    """Raise ValueError when values are missing, by the counts that Parquet keeps of each column of a row group."""
     for group in range(parquet.num_row_groups):
         chunks = (parquet.metadata.row_group(group).column(index) for index in range(parquet.metadata.num_columns))
         for chunk in chunks:
@@ -128,7 +128,7 @@ def _parquet_files(path: Path) -> list[Path]:
 
 
 def _row_groups(file: Path, shape: tuple[int, int, int]) -> int:
-    """The number of row groups of `file`, once its columns are known to fit."""
+    """Return the number of row groups of `file`, once its columns are known to fit."""
     try:
         parquet = pq.ParquetFile(file)
     except pa.ArrowInvalid as error:

@@ -23,7 +23,7 @@ class Storage:
 
     @classmethod
     def of(cls, place: str, purpose: str = "run") -> "Storage":
-        """`place` is a folder or a URI; each purpose has a working copy of its own.
+        """Return the storage at `place`, a folder or a URI; each purpose has a working copy of its own.
 
         Raises ValueError when it is a URI that pyarrow does not know.
         """
@@ -75,7 +75,7 @@ class Storage:
                     system.delete_file(info.path)
 
     def listing(self, name: str = "") -> list[str]:
-        """Names of what lies in a folder of the run, sorted."""
+        """Return the names of what lies in a folder of the run, sorted."""
         system, root = self.place()
         found = system.get_file_info(fs.FileSelector(f"{root}/{name}".rstrip("/"), allow_not_found=True))
         return sorted(info.base_name for info in found)
@@ -84,7 +84,7 @@ class Storage:
         return fs.LocalFileSystem(), str(self.folder)
 
     def place(self) -> tuple[fs.FileSystem, str]:
-        """(file system, the run's path in it). Raises ValueError when pyarrow does not know the URI."""
+        """Return (file system, the run's path in it). Raises ValueError when pyarrow does not know the URI."""
         if self.uri is None:
             return self._local()
         try:

@@ -45,7 +45,7 @@ _BEGINNINGS = (
 
 
 def read_state(path: Path) -> StateDict:
-    """The tensors of a safetensors file, of a published checkpoint, or of the shards that an `.index.json` lists.
+    """Read the tensors of a safetensors file, of a published checkpoint, or of the shards that an `.index.json` lists.
 
     Of a published checkpoint the averaged weights count, if it has some; the wrappers of DDP, torch.compile and FSDP
     are taken out of the names. Raises ValueError with the file's name when it cannot be read safely or is not a state dict.
@@ -66,7 +66,7 @@ def read_state(path: Path) -> StateDict:
 
 
 def looks_like(path: Path) -> str | None:
-    """What a file is that is no checkpoint, as far as its first bytes tell."""
+    """Say what a file is that is no checkpoint, as far as its first bytes tell."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -89,7 +89,7 @@ def _is_torchs(path: Path) -> bool:
 
 
 def _first_words(line: str) -> str:
-    """The first tag of a page, or the beginning of another text."""
+    """Return the first tag of a page, or the beginning of another text."""
     tag, end, _ = line[:40].partition(">")
     return tag + end
 
@@ -119,7 +119,7 @@ def _read_published(path: Path) -> StateDict:
 
 
 def _candidates(content: Any) -> Iterator[Any]:
-    """What may be the weights; a key that is there but empty, such as `model_ema: None`, gives way to the next."""
+    """Yield what may be the weights; a key that is there but empty, such as `model_ema: None`, gives way to the next."""
     if isinstance(content, dict):
         yield from (content[key] for key in _KEYS if key in content)
     yield content
@@ -130,12 +130,12 @@ def _is_state(content: Any) -> bool:
 
 
 def _unwrapped(state: StateDict) -> StateDict:
-    """The tensors under the names that they have in the model itself."""
+    """Return the tensors under the names that they have in the model itself."""
     return {_WRAPPERS.sub("", name): value for name, value in state.items() if name != "n_averaged"}  # of torch's AveragedModel
 
 
 def _reason(error: BaseException) -> str:
-    """The line of torch's long message that names the refused class or the damage, without its advice to load it unsafely."""
+    """Return the line of torch's long message that names the refused class or the damage, without its advice to load it unsafely."""
     lines = [line.strip().split(" Please use")[0] for line in str(error).splitlines()]
     named = "WeightsUnpickler error: " if isinstance(error, pickle.UnpicklingError) else ""
     told = [line for line in lines if line and named in line and not line.isdigit()]

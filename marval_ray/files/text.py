@@ -13,7 +13,7 @@ _MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in what its byte order mark says; every end of line becomes \\n.
+    """Read the text of a file in UTF-8, or in what its byte order mark says; every end of line becomes \\n.
 
     Raises ValueError with the file, the byte and the line when it is neither.
     """
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file. Raises ValueError with the file's name when it holds none."""
+    """Read the object of a JSON file. Raises ValueError with the file's name when it holds none."""
     try:
         value = json.loads(read_text(path))
     except json.JSONDecodeError as error:

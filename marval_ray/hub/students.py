@@ -10,13 +10,13 @@ STUDENTS = ("student.safetensors", "student-gsim.safetensors")
 
 
 def students(run: Path) -> list[Path]:
-    """What `run` exported so far, the newest first."""
+    """List what `run` exported so far, the newest first."""
     ages = modified(run)
     return sorted(ages, key=ages.__getitem__, reverse=True)
 
 
 def modified(run: Path) -> dict[Path, int]:
-    """When each student of `run` was written, in ns. A run that starts anew takes its files away at any time."""
+    """Tell when each student of `run` was written, in ns. A run that starts anew takes its files away at any time."""
     ages = {}
     for path in (run / name for name in STUDENTS):
         with suppress(FileNotFoundError):
@@ -25,7 +25,7 @@ def modified(run: Path) -> dict[Path, int]:
 
 
 def newest_of(path: Path) -> Path:
-    """`path` itself, or of a run's folder the newest student. Raises ValueError when there is none."""
+    """Return `path` itself, or of a run's folder the newest student. Raises ValueError when there is none."""
     if not path.is_dir():
         return path
     if not (there := students(path)):
@@ -34,7 +34,7 @@ def newest_of(path: Path) -> Path:
 
 
 def student_of(path: Path) -> Path:
-    """`path` itself, or of a run's folder the newest student that can be read. Raises ValueError when there is none."""
+    """Return `path` itself, or of a run's folder the newest student that can be read. Raises ValueError when there is none."""
     if not path.is_dir():
         return path
     for student in students(path):
@@ -44,7 +44,7 @@ def student_of(path: Path) -> Path:
 
 
 def readable(student: Path) -> bool:
-    """Whether the file holds a student as its config.json says."""
+    """Tell whether the file holds a student as its config.json says."""
     try:
         load_model(student)
     except ValueError:

@@ -27,7 +27,7 @@ class Guard:
         self.best = self.start
 
     def take(self, step: int, scores: Scores) -> bool:
-        """Take in the scores after `step` updates; whether this student is the best so far."""
+        """Take in the scores after `step` updates; tell whether this student is the best so far."""
         if self.complaints(scores):
             self.outside += 1
             return False
@@ -40,18 +40,18 @@ class Guard:
         return self.outside >= self.config.patience
 
     def state(self) -> dict[str, Any]:
-        """For JSON; `Guard.of` reads it."""
+        """Return what JSON can keep; `Guard.of` reads it."""
         return {"start": asdict(self.start), "best": asdict(self.best), "best_step": self.best_step, "outside": self.outside}
 
     @classmethod
     def of(cls, config: GuardConfig, state: dict[str, Any]) -> "Guard":
-        """The guard whose `state` this is."""
+        """Return the guard whose `state` this is."""
         guard = cls(config, Scores(**state["start"]))
         guard.best, guard.best_step, guard.outside = Scores(**state["best"]), state["best_step"], state["outside"]
         return guard
 
     def complaints(self, scores: Scores) -> list[str]:
-        """What is outside its band."""
+        """Say what is outside its band."""
         c, start = self.config, self.start
         found = []
         if scores.fd > c.max_fd * start.fd:

@@ -15,19 +15,19 @@ from marval_ray.loss import Loss
 
 
 def pathwise(tokens: Float[Tensor, "B L D"], gradient: Float[Tensor, "B L D"], weight: Float[Tensor, " B"]) -> Loss:
-    """- mean_b weight_b sum(tokens_b * gradient_b), with `gradient` = d score / d tokens and `weight` constants."""
+    """Return - mean_b weight_b sum(tokens_b * gradient_b), with `gradient` = d score / d tokens and `weight` constants."""
     inner = (tokens * gradient).flatten(1).sum(1)
     size = (weight[:, None] * gradient.flatten(1)).norm(dim=1).mean()
     return Loss(-(weight * inner).mean(), {"reward_gradient": size})
 
 
 def saturation(score: Float[Tensor, " B"], cap: float, width: float) -> Float[Tensor, " B"]:
-    """d/d score of the saturating reward -width softplus((cap - score) / width): 1 far below `cap`, 0 far above."""
+    """Return d/d score of the saturating reward -width softplus((cap - score) / width): 1 far below `cap`, 0 far above."""
     return torch.sigmoid((cap - score) / width)
 
 
 def mean_and_std(score: Float[Tensor, " B"], add_up: Callable[[Tensor], object]) -> tuple[float, float] | None:
-    """Mean and standard deviation (at least 1e-6) of all ranks' scores, whose sums `add_up` adds in place; None without a score."""
+    """Return mean and standard deviation (at least 1e-6) of all ranks' scores, whose sums `add_up` adds in place; None without a score."""
     exact = score.double()  # in float32 large scores would lose their spread
     sums = torch.stack([exact.sum(), exact.square().sum(), exact.new_tensor(len(exact))])
     add_up(sums)
@@ -38,7 +38,7 @@ def mean_and_std(score: Float[Tensor, " B"], add_up: Callable[[Tensor], object])
 
 
 def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-    """Mean over tokens of |G - G_0|^2 / 2: KL between unit Gaussians around the student and the one it began as."""
+    """Return the mean over tokens of |G - G_0|^2 / 2: KL between unit Gaussians around the student and the one it began as."""
     return 0.5 * (prediction - initial).square().sum(-1).mean()
 
 
@@ -57,11 +57,11 @@ class ClassShift:
         self.mean = torch.zeros(classes * length, channels, device=device)
 
     def cells(self, labels: Int64[Tensor, " B"], places: Int64[Tensor, "B P"]) -> Int64[Tensor, " N"]:
-        """Row of `mean` of each predicted token."""
+        """Return the row of `mean` of each predicted token."""
         return (labels[:, None] * self.length + places).flatten()
 
     def sums(self, cells: Int64[Tensor, " N"], difference: Float[Tensor, "N D"]) -> Float[Tensor, "C D1"]:
-        """Sum of the differences of each cell, and in the last column their number; to be added up over ranks."""
+        """Sum the differences of each cell, and in the last column their number; to be added up over ranks."""
         ones = difference.new_ones(len(difference), 1)
         return difference.new_zeros(len(self.mean), difference.shape[1] + 1).index_add_(0, cells, torch.cat([difference, ones], 1))
 
@@ -71,12 +71,12 @@ class ClassShift:
         self.mean = torch.where(count > 0, self.mean.lerp(sums[:, :-1] / count.clamp(min=1), 1 - self.momentum), self.mean)
 
     def penalty(self, cells: Int64[Tensor, " N"], prediction: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-        """Has the gradient of half the mean square of the shift, with the running mean in the place of this batch's."""
+        """Return what has the gradient of half the mean square of the shift, with the running mean in the place of this batch's."""
         return (self.mean[cells] * prediction).sum(-1).mean()
 
 
 def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group: int) -> Float[Tensor, " B"]:
-    """(r - mean) / std within each run of `group` images (of one prompt); images that are not `good` count as zero.
+    """Return (r - mean) / std within each run of `group` images (of one prompt); images that are not `good` count as zero.
 
     A group whose scores are all equal has no advantage.
     """
@@ -89,7 +89,7 @@ def group_advantages(score: Float[Tensor, " B"], good: Bool[Tensor, " B"], group
 def log_ratio(
     action: Float[Tensor, "N D"], mean: Float[Tensor, "N D"], old_mean: Float[Tensor, "N D"], std: float
 ) -> Float[Tensor, " N"]:
-    """log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std` around the two means.
+    """Return log pi(action) - log pi_old(action) of a token, for Gaussians of standard deviation `std` around the two means.
 
     Zero, with the gradient (action - mean) / std^2 of log pi, where `old_mean` is `mean` without its gradient.
     """
@@ -98,7 +98,7 @@ def log_ratio(
 
 
 def clipped_policy(log_ratios: Float[Tensor, " N"], advantages: Float[Tensor, " N"], clip: float) -> Loss:
-    """- mean min(rho A, clamp(rho, 1 - clip, 1 + clip) A), rho the importance ratio of a token."""
+    """Return - mean min(rho A, clamp(rho, 1 - clip, 1 + clip) A), rho the importance ratio of a token."""
     ratio = log_ratios.exp()
     inner = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     outside = ((ratio - 1).abs() > clip).float().mean()

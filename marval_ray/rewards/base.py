@@ -17,7 +17,7 @@ class Reward(Protocol):
         """Whether gradients reach the images."""
 
     def __call__(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
-        """One score for each image in [-1, 1] (C is 1 or 3)."""
+        """Return one score for each image in [-1, 1] (C is 1 or 3)."""
 
 
 @dataclass(frozen=True)

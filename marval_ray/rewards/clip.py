@@ -40,7 +40,7 @@ class CLIPReward(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, scale: float | None = None) -> "CLIPReward":
-        """A frozen reward from a local folder or a name on the Hugging Face hub; safetensors only.
+        """Read a frozen reward from a local folder or a name on the Hugging Face hub; safetensors only.
 
         Raises ValueError when it cannot be read or its weights do not fit. The folder holds the processor's files too;
         PickScore's authors take those of laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
@@ -86,7 +86,7 @@ class CLIPReward(nn.Module):
         return self.similarity(seen, self.cached_text_features(prompts).to(seen))
 
     def similarity(self, images: Float[Tensor, "B F"], texts: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
-        """Scores of features."""
+        """Return the scores of features."""
         scale = self.model.logit_scale.exp() if self.scale is None else self.scale
         return scale * cosine(images, texts)
 
@@ -101,7 +101,7 @@ class CLIPReward(nn.Module):
 
     @torch.no_grad()
     def cached_text_features(self, prompts: Sequence[str]) -> Float[Tensor, "B F"]:
-        """Text features of a frozen model; the prompts of a run are few and come again and again.
+        """Return the text features of a frozen model; the prompts of a run are few and come again and again.
 
         Each is taken alone: in a batch its last bits would depend on the others, and a run's on which worker saw what first.
         """

@@ -28,7 +28,7 @@ class HPSReward(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: Path, architecture: str = "ViT-H-14") -> "HPSReward":
-        """A frozen reward from HPS_v2_compressed.pt, HPS_v2.1_compressed.pt or safetensors.
+        """Read a frozen reward from HPS_v2_compressed.pt, HPS_v2.1_compressed.pt or safetensors.
 
         Raises ValueError when the file cannot be read safely or does not fit.
         """

@@ -63,7 +63,7 @@ class ImageReward(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, vision: BlipVisionConfig = VISION, text: BlipTextConfig = TEXT) -> "ImageReward":
-        """A frozen reward from a folder with ImageReward.pt and bert-base-uncased's vocab.txt.
+        """Read a frozen reward from a folder with ImageReward.pt and bert-base-uncased's vocab.txt.
 
         Raises ValueError when a file is missing, cannot be read safely or does not fit.
         """
@@ -99,7 +99,7 @@ def _vocabulary(folder: Path) -> Path:
 
 
 def renamed(published: StateDict) -> StateDict:
-    """The tensors of ImageReward.pt under this module's names; those of BLIP that it does not use are left out."""
+    """Return the tensors of ImageReward.pt under this module's names; those of BLIP that it does not use are left out."""
     used = {name: value for name, value in published.items() if name.startswith(_USED) and not name.endswith("position_ids")}
     return {_rename(name): value for name, value in used.items()}
 

@@ -26,12 +26,12 @@ class ImageTransform:
 
     @classmethod
     def of(cls, processor: Any) -> "ImageTransform":
-        """The transform of a transformers CLIP image processor."""
+        """Return the transform of a transformers CLIP image processor."""
         size, crop = processor.size["shortest_edge"], processor.crop_size["height"]
         return cls(size, crop, tuple(processor.image_mean), tuple(processor.image_std))
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Images in [-1, 1]; grey ones are repeated to three channels."""
+        """Transform images in [-1, 1]; grey ones are repeated to three channels."""
         x = in_colour(images)
         height, width = x.shape[-2:]
         rows, columns = (self.size * side // min(height, width) for side in (height, width))
@@ -53,7 +53,7 @@ class PaddedTransform:
     std: tuple[float, ...] = OPENAI_STD
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Images in [-1, 1]; grey ones are repeated to three channels. An odd row or column of black is at the end."""
+        """Transform images in [-1, 1]; grey ones are repeated to three channels. An odd row or column of black is at the end."""
         x = in_colour(images)
         scale = self.size / max(x.shape[-2:])
         rows, columns = (round(side * scale) for side in x.shape[-2:])
@@ -64,10 +64,10 @@ class PaddedTransform:
 
 
 def in_colour(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Images in [-1, 1], grey or not, as three channels in [0, 1]."""
+    """Return images in [-1, 1], grey or not, as three channels in [0, 1]."""
     return (images.expand(-1, 3, -1, -1) + 1) / 2
 
 
 def cosine(a: Float[Tensor, "B F"], b: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
-    """Cosine similarity, row by row."""
+    """Return the cosine similarity, row by row."""
     return torch.nn.functional.cosine_similarity(a, b, dim=-1)

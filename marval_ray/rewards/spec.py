@@ -20,7 +20,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Raises ValueError when `text` is not of the form or its kind is unknown."""
+        """Read `text`. Raises ValueError when it is not of the form or its kind is unknown."""
         weight, star, rest = text.partition("*")
         kind, colon, place = (rest if star else text).partition(":")
         try:
@@ -52,7 +52,7 @@ def check_rewards(texts: Sequence[str]) -> None:
 
 
 def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
-    """The weighted sum of the rewards `texts`. Raises ValueError when one of them cannot be read."""
+    """Load the weighted sum of the rewards `texts`. Raises ValueError when one of them cannot be read."""
     specs = [Spec.parse(text) for text in texts]
     rewards = tuple(map(load_one, specs))
     for reward in rewards:
@@ -62,7 +62,7 @@ def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Rew
 
 
 def load_one(spec: Spec) -> Reward:
-    """The reward of `spec`, without its weight. Raises ValueError when it cannot be read."""
+    """Load the reward of `spec`, without its weight. Raises ValueError when it cannot be read."""
     if spec.kind == "plugin":
         return load_plugin(spec.place)
     options = {"scale": 100.0} if spec.kind == "clip" else {}
@@ -70,7 +70,7 @@ def load_one(spec: Spec) -> Reward:
 
 
 def load_plugin(place: str) -> Reward:
-    """`module:function`: the function is called without arguments and returns a Reward.
+    """Load `module:function`: the function is called without arguments and returns a Reward.
 
     Raises ValueError when there is no such function, or what it returns is no reward.
     """
@@ -85,7 +85,7 @@ def load_plugin(place: str) -> Reward:
 
 
 def find_plugin(place: str) -> Callable[[], Reward]:
-    """The function that makes the reward. Raises ValueError when there is none."""
+    """Find the function that makes the reward. Raises ValueError when there is none."""
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

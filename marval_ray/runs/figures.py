@@ -57,13 +57,13 @@ class FiguresConfig:
         return Evaluator.load(self.classifier, self.reference)
 
     def judge(self) -> tuple[Path, Path] | None:
-        """What held-out figures need: classifier and reference statistics."""
+        """Return what held-out figures need: classifier and reference statistics."""
         if self.classifier is None or self.reference is None:
             return None
         return self.classifier.absolute(), self.reference.absolute()
 
     def teacher_rows(self) -> list[Row]:
-        """The teacher's rows of as many samples: FD falls with their number.
+        """Return the teacher's rows of as many samples: FD falls with their number.
 
         Raises ValueError when the file has none.
         """
@@ -109,8 +109,8 @@ class Figures:
         self.grids: dict[str, Tensor] = {}
 
     def before(self, teacher: Backbone, loops: int) -> None:
-        """Pictures and speed of the teacher; pictures of the student, still the teacher read in one step, and its scores
-        at a number of loops."""
+        """Draw pictures and take the speed of the teacher; draw pictures of the student, still the teacher read in one step,
+        and take its scores at a number of loops."""
         teacher = teacher.to(self.device)
         generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
@@ -123,22 +123,22 @@ class Figures:
             self.measured.append(self.teacher)
 
     def distilled(self, student: Backbone) -> None:
-        """Pictures and scores of a student that no stage follows, at each number of loops."""
+        """Draw pictures and take scores of a student that no stage follows, at each number of loops."""
         self._draw("student after", self._student(student))
         self._final(student)
 
     def before_rl(self, student: Backbone, loops: int) -> None:
-        """Pictures of the student that RL starts from, and its scores at the number of loops that RL works with."""
+        """Draw pictures of the student that RL starts from, and take its scores at the number of loops that RL works with."""
         self._measure("student before RL", student, loops, "before_rl")
 
     def reinforced(self, student: Backbone, loops: int) -> None:
-        """The same of the student after RL, and its scores at each number of loops."""
+        """Draw pictures of the student after RL, and take its scores at each number of loops."""
         self._draw("student after RL", self._student(student))
         self._final(student, () if loops in self.config.loops else (loops,))
         self.measured += [Measured.of(row, "student", "after_rl") for row in self.student_rows if row[LOOPS] == loops]
 
     def _measure(self, name: str, model: Backbone, loops: int, when: str) -> None:
-        """Pictures of a student, and its scores at one number of loops."""
+        """Draw pictures of a student, and take its scores at one number of loops."""
         student = self._student(model)
         self._draw(name, student)
         if self.evaluator is not None:
@@ -146,7 +146,7 @@ class Figures:
             self.measured.append(Measured.of(row, "student", when))
 
     def _final(self, student: Backbone, more: tuple[int, ...] = ()) -> None:
-        """The final student's scores, and its best number of loops."""
+        """Take the final student's scores, and its best number of loops."""
         if self.evaluator is None:
             return
         generation, prompts = self._student(student), self._prompts(student)
@@ -155,14 +155,14 @@ class Figures:
         self.measured += [Measured.of(rows[-1], "student"), Measured.of(best(rows), "student_best")]
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:
-        """All figures by name."""
+        """Return all figures by name."""
         summary = {name: value for measured in self.measured for name, value in measured.flat().items()}
         if self.teacher is not None:
             summary |= compare(self.student_rows, self.teacher)
         return summary | {"samples": self.config.samples, **extra}
 
     def write(self, config: dict[str, Any], stages: Iterable[Stage], extra: dict[str, float]) -> None:
-        """summary.json, the pictures and report.html of a run of these stages, whose metrics lie in the folder."""
+        """Write summary.json, the pictures and report.html of a run of these stages, whose metrics lie in the folder."""
         summary = self._summary(extra)
         rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter(LOOPS))
         write_json(self.folder / "summary.json", summary | {"loops": rows})
@@ -172,7 +172,7 @@ class Figures:
         )
 
     def _pictures(self, rows: list[Row], stages: Iterable[Stage]) -> list[tuple[str, Path]]:
-        """Captions and files of the grids, the loops and each stage's curves."""
+        """Draw the grids, the loops and each stage's curves; return captions and files."""
         grid, loops = self.folder / "grid.png", self.folder / "loops.png"
         report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
         pictures = [("Same seeds and classes, one row a class.", grid)]
@@ -199,7 +199,7 @@ class Figures:
 
 
 def compare(student: list[Row], teacher: Measured) -> dict[str, float]:
-    """Against the teacher's best setting: the FD at the most loops, and the speed-up at no worse FD."""
+    """Compare with the teacher's best setting: the FD at the most loops, and the speed-up at no worse FD."""
     fd, speed = teacher.scores[FD.name], teacher.speed
     ratio, row = {"fd_ratio": student[-1][FD.name] / fd}, fastest(student, fd)
     return ratio | ({"speed_up": row[SPEED.name] / speed, "speed_up_n_ar": row[LOOPS]} if row else {})

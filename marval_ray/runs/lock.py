@@ -39,7 +39,7 @@ class Owner:
         return f"process {self.pid} on {self.host}"
 
     def lives(self, silent: float) -> bool:
-        """Whether the process is there; of another machine's one knows only for how many seconds it was silent."""
+        """Tell whether the process is there; of another machine's one knows only for how many seconds it was silent."""
         if self.host != socket.gethostname():
             return silent < SILENCE
         try:
@@ -90,7 +90,7 @@ def take(system: fs.FileSystem, path: str, me: Owner, name: str) -> None:
 
 
 def holder(system: fs.FileSystem, path: str) -> tuple[Owner | None, float]:
-    """(who holds the lock, seconds since the last sign of life); nobody holds one that is not whole."""
+    """Return (who holds the lock, seconds since the last sign of life); nobody holds one that is not whole."""
     info = system.get_file_info(path)
     if info.type != fs.FileType.File:
         return None, 0.0

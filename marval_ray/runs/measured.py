@@ -32,17 +32,17 @@ class Measured:
 
     @classmethod
     def of(cls, row: Row, model: str, when: str = "") -> "Measured":
-        """Of a row of a sweep."""
+        """Take it from a row of a sweep."""
         return cls(model, when, loops=row[LOOPS], scores={name: row[name] for name in NAMES}, speed=row[SPEED.name])
 
     def flat(self) -> dict[str, Any]:
-        """By the names of summary.json."""
+        """Return it by the names of summary.json."""
         values = {**self.scores, SPEED.name: self.speed, LOOPS: self.loops}
         return {flat_name(self.model, key, self.when): value for key, value in values.items()}
 
 
 def measured_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Measured]:
-    """What `Measured.flat` wrote into a summary, by model and moment."""
+    """Read what `Measured.flat` wrote into a summary, by model and moment."""
     return {key: _read(summary, *key) for key in TITLES if flat_name(key[0], FD.name, key[1]) in summary}
 
 
@@ -55,10 +55,10 @@ def _read(summary: Mapping[str, Any], model: str, when: str) -> Measured:
 
 
 def flat_name(model: str, key: str, when: str) -> str:
-    """Such as student_fd_before_rl."""
+    """Return a name such as student_fd_before_rl."""
     return "_".join(part for part in (model, key, when) if part)
 
 
 def gain(summary: Mapping[str, float]) -> float:
-    """What RL added to the mean reward, in standard deviations of an image's reward before."""
+    """Return what RL added to the mean reward, in standard deviations of an image's reward before."""
     return (summary["reward_after"] - summary["reward_before"]) / summary["reward_before_std"]

@@ -68,16 +68,16 @@ STAGES = (GSIM, RL)
 
 
 def stages_of(names: str) -> tuple[Stage, ...]:
-    """The stages that `--stages` names, such as "gsim,rl"."""
+    """Return the stages that `--stages` names, such as "gsim,rl"."""
     by_name = {stage.name: stage for stage in STAGES}
     return tuple(by_name[name] for name in names.split(","))
 
 
 def rows_of(text: str) -> list[dict[str, float]]:
-    """The rows of a metrics file's text; a last one that is not whole does not count."""
+    """Return the rows of a metrics file's text; a last one that is not whole does not count."""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file: `step`, the finished updates, and metrics by name."""
+    """Read the rows of a metrics file: `step`, the finished updates, and metrics by name."""
     return rows_of(path.read_text(encoding="utf-8"))

@@ -62,12 +62,12 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "N c H W"]) -> Moments:
-        """Images in [-1, 1] to normalised posterior moments."""
+        """Turn images in [-1, 1] into normalised posterior moments."""
         posterior = self.autoencoder.encode(images).latent_dist
         return Moments((posterior.mean - self.shift) * self.scale, posterior.std * self.scale)
 
     def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
-        """Normalised latents to images, about [-1, 1], not clamped; differentiable."""
+        """Turn normalised latents into images, about [-1, 1], not clamped; differentiable."""
         return self.autoencoder.decode(latents / self.scale + self.shift).sample
 
 
@@ -115,7 +115,7 @@ class KLConfig:
     """Brings the latents to about unit variance."""
 
     def of(self, state: StateDict) -> "KLConfig":
-        """These sizes with attention and convolutions where a file has them, by its names."""
+        """Return these sizes with attention and convolutions where a file has them, by its names."""
         return replace(
             self,
             attention_levels=_attention_levels(state, "encoder.down"),
@@ -124,7 +124,7 @@ class KLConfig:
         )
 
     def build(self) -> "AutoencoderKL":
-        """The autoencoder with random weights, in diffusers' form."""
+        """Return the autoencoder with random weights, in diffusers' form."""
         levels = range(len(self.ch_mult))
         down, up = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
         return autoencoder_class()(
@@ -165,7 +165,7 @@ _LDM_NAMES = (
 
 
 def load_vae(path: Path, config: KLConfig = KL16) -> VAE:
-    """An autoencoder in float32: a diffusers folder, or a file (`kl16.ckpt`, safetensors) in LDM's format.
+    """Read an autoencoder in float32: a diffusers folder, or a file (`kl16.ckpt`, safetensors) in LDM's format.
 
     `config` gives the sizes for a file, whose names tell where it has attention; a folder has its own. Raises ValueError
     when the weights cannot be read safely or do not fit, naming what is missing, unexpected or misshapen.
@@ -190,7 +190,7 @@ def load_ldm_state(autoencoder: "AutoencoderKL", state: StateDict, source: Path 
 
 
 def ldm_name(name: str, levels: int) -> str:
-    """LDM's name of a diffusers parameter, for an autoencoder of `levels` resolutions."""
+    """Return LDM's name of a diffusers parameter, for an autoencoder of `levels` resolutions."""
     # diffusers counts the decoder's levels in the order in which they run, LDM from the finest one.
     name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
     for pattern, replacement in _LDM_NAMES:
@@ -199,7 +199,7 @@ def ldm_name(name: str, levels: int) -> str:
 
 
 def _ldm_layout(name: str, value: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Attention projections are 1x1 convolutions in LDM, linear layers in diffusers."""
+    """Give a tensor the shape that it has in LDM: attention projections are 1x1 convolutions there, linear layers in diffusers."""
     return value[:, :, None, None] if ".attentions." in name and value.ndim == 2 else value
 
 
@@ -211,7 +211,7 @@ def autoencoder_class() -> "type[AutoencoderKL]":
 
 
 def _load_folder(folder: Path) -> "AutoencoderKL":
-    """By diffusers' own loader, which knows shards, variants and older names of layers."""
+    """Read a folder by diffusers' own loader, which knows shards, variants and older names of layers."""
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its weights{_inside(folder)}")
@@ -233,12 +233,12 @@ def _load_folder(folder: Path) -> "AutoencoderKL":
 
 
 def _inside(folder: Path) -> str:
-    """A hint for the folder of a whole pipeline."""
+    """Return a hint for the folder of a whole pipeline."""
     return f"; {folder / 'vae'} has both" if (folder / "vae/config.json").exists() else ""
 
 
 def _weights_of(folder: Path) -> tuple[Path, str | None]:
-    """The file, or the index of the shards, and its variant such as fp16; safetensors before pickles."""
+    """Find the file, or the index of the shards, and its variant such as fp16; safetensors before pickles."""
     for suffix in ("safetensors", "safetensors.index.json", "bin"):
         if (folder / f"{WEIGHTS}.{suffix}").exists():
             return folder / f"{WEIGHTS}.{suffix}", None

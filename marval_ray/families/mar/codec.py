@@ -24,7 +24,7 @@ class KLCodec:
 
     @classmethod
     def read(cls, path: Path, config: ModelConfig) -> "KLCodec":
-        """Raises ValueError as `load_vae` does."""
+        """Read the codec. Raises ValueError as `load_vae` does."""
         return cls(load_vae(path), config)
 
     @cached_property

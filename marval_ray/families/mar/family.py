@@ -43,7 +43,7 @@ class MARFamily(Family):
         return MaskedLatents(path, config, rank, world)
 
     def conditioner(self, config: ModelConfig, device: torch.device) -> Conditioner:
-        """Labels are all that MAR reads of prompts."""
+        """Return what gives the labels: they are all that MAR reads of prompts."""
 
         def labels(prompts: Prompts) -> Tensor:
             assert prompts.labels is not None  # MAR's prompts are classes

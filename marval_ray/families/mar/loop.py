@@ -62,7 +62,7 @@ class Loop:
 
 
 def plan_loops(orders: Int64[Tensor, "B L"], loops: int) -> Iterator[Loop]:
-    """The loops that reveal something, in order. Positions are sorted, as the reference visits them."""
+    """Yield the loops that reveal something, in order. Positions are sorted, as the reference visits them."""
     length = hidden = orders.shape[1]
     for remaining in hidden_after_loops(length, loops):
         if remaining == hidden:
@@ -90,7 +90,7 @@ def run_loop(
 def sample_loops(
     model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], random: Randomness, loops: int
 ) -> Iterator[Float[Tensor, "B L D"]]:
-    """Tokens after each AR loop; hidden ones are zero."""
+    """Yield the tokens after each AR loop; hidden ones are zero."""
     tokens = torch.zeros_like(random.initial)
     for loop in plan_loops(random.orders, loops):
         tokens = run_loop(model, sampler, tokens, labels, loop, random)
@@ -100,7 +100,7 @@ def sample_loops(
 def sample_tokens(
     model: MAR, sampler: TokenSampler, labels: Int64[Tensor, " B"], random: Randomness, loops: int
 ) -> Float[Tensor, "B L D"]:
-    """Whole images in `loops` AR loops (1..; more loops than tokens add nothing)."""
+    """Draw whole images in `loops` AR loops (1..; more loops than tokens add nothing)."""
     *_, tokens = sample_loops(model, sampler, labels, random, loops)
     return tokens
 

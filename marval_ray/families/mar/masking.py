@@ -12,7 +12,7 @@ RATIO_MIN, RATIO_MEAN, RATIO_STD = 0.7, 1.0, 0.25
 
 
 def mask_ratio(generator: torch.Generator) -> float:
-    """A draw from N(1, 0.25^2) truncated to [0.7, 1], by inverting its distribution function."""
+    """Draw from N(1, 0.25^2) truncated to [0.7, 1], by inverting its distribution function."""
     low = _normal_cdf((RATIO_MIN - RATIO_MEAN) / RATIO_STD)
     u = low + (0.5 - low) * torch.rand((), generator=generator, dtype=torch.float64)
     return min(1.0, RATIO_MEAN + RATIO_STD * torch.special.ndtri(u).item())
@@ -42,7 +42,7 @@ def _normal_cdf(x: float) -> float:
 
 
 def hidden_after_loops(tokens: int, loops: int) -> list[int]:
-    """How many of `tokens` are still hidden after each of `loops` AR loops (cosine schedule of MaskGIT/MAR).
+    """Return how many of `tokens` are still hidden after each of `loops` AR loops (cosine schedule of MaskGIT/MAR).
 
     Loop k leaves floor(L cos(pi/2 (k+1)/K)), but reveals at least one token and leaves at least one to the last
     loop, which leaves none. With more loops than tokens some loops reveal nothing.

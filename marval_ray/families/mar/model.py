@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTC: Float[Tensor, "B T C"], rows_BP: Int64[Tensor, "B P"] | None = None) -> Float[Tensor, "B _ C"]:
-        """Of the positions `rows_BP` (by default of all)."""
+        """Attend from the positions `rows_BP` (by default from all) to all positions."""
         q, k, v = self._heads(self.qkv(x_BTC))
         if rows_BP is not None:
             q = q.take_along_dim(rows_BP[:, None, :, None], dim=2)
@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def packed(
         self, x_MC: Float[Tensor, "M C"], seen_BT: Bool[Tensor, "B T"], places_M: Int64[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
-        """Of the tokens that `seen_BT` marks, within each row of it; `places_M` are their places in all rows together."""
+        """Attend among the tokens that `seen_BT` marks, within each row of it; `places_M` are their places in all rows together."""
         qkv = self.qkv(x_MC)
         padded = qkv.new_zeros(seen_BT.numel(), qkv.shape[-1]).index_copy_(0, places_M, qkv)
         q, k, v = self._heads(padded.unflatten(0, seen_BT.shape))
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, int(width * mlp_ratio))
 
     def forward(self, x_BTC: Float[Tensor, "B T C"], rows_BP: Int64[Tensor, "B P"] | None = None) -> Float[Tensor, "B _ C"]:
-        """The positions `rows_BP` (by default all) after this block."""
+        """Return the positions `rows_BP` (by default all) after this block."""
         attended = self.attn(self.norm1(x_BTC), rows_BP)
         x_BPC = (x_BTC if rows_BP is None else gather_tokens(x_BTC, rows_BP)) + attended
         return x_BPC + self.mlp(self.norm2(x_BPC))
@@ -78,7 +78,7 @@ class Block(nn.Module):
     def packed(
         self, x_MC: Float[Tensor, "M C"], seen_BT: Bool[Tensor, "B T"], places_M: Int64[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
-        """The tokens that `seen_BT` marks, row after row, after this block."""
+        """Return the tokens that `seen_BT` marks, row after row, after this block."""
         x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT, places_M)
         return x_MC + self.mlp(self.norm2(x_MC))
 
@@ -146,7 +146,7 @@ class MAR(Backbone):
         return context.with_label(self.config.num_classes)
 
     def embed_labels(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B C"]:
-        """Class embeddings; the label `num_classes` gives the null embedding (`fake_latent`)."""
+        """Return class embeddings; the label `num_classes` gives the null embedding (`fake_latent`)."""
         return F.embedding(labels, torch.cat([self.class_emb.weight, self.fake_latent]))
 
     def encode(
@@ -168,7 +168,7 @@ class MAR(Backbone):
     def decode(
         self, encoded: Float[Tensor, "B bK C"], known: Int64[Tensor, "B K"], wanted: Int64[Tensor, "B P"]
     ) -> Float[Tensor, "B P W"]:
-        """The condition z at the `wanted` positions."""
+        """Return the condition z at the `wanted` positions."""
         b = self.config.buffer_size
         embedded = self.decoder_embed(encoded)
         tokens = self.mask_token.to(embedded.dtype).expand(len(known), self.config.num_tokens, -1)
@@ -187,14 +187,14 @@ class MAR(Backbone):
         self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
         known: Int64[Tensor, "B K"], wanted: Int64[Tensor, "B P"],
     ) -> Float[Tensor, "B P W"]:  # fmt: skip
-        """z at `wanted`, seeing of `tokens` only those at `known` (positions ascending in both)."""
+        """Return z at `wanted`, seeing of `tokens` only those at `known` (positions ascending in both)."""
         return self.decode(self.encode(gather_tokens(tokens, known), known, labels), known, wanted)
 
     def ragged(
         self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
         known: Bool[Tensor, "B L"], wanted: Int64[Tensor, "B P"],
     ) -> Float[Tensor, "B P W"]:  # fmt: skip
-        """As `forward`, for images with different numbers of known tokens, which `known` marks.
+        """Do what `forward` does, for images with different numbers of known tokens, which `known` marks.
 
         The encoder works on the tokens of all images in one row, so that none is padded; only attention needs a rectangle.
         """
@@ -211,23 +211,23 @@ class MAR(Backbone):
 
 
 def gather_tokens(tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
-    """tokens[b, positions[b, p]]."""
+    """Return tokens[b, positions[b, p]]."""
     return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def scatter_tokens(
     tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"], values: Float[Tensor, "B P D"]
 ) -> Float[Tensor, "B L D"]:
-    """A copy of `tokens` with `values` written at `positions`."""
+    """Return a copy of `tokens` with `values` written at `positions`."""
     return tokens.scatter(1, positions[..., None].expand(-1, -1, tokens.shape[-1]), values)
 
 
 def patchify(latents: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B L D"]:
-    """Latents to tokens: row-major patches, features ordered (channel, row, column)."""
+    """Turn latents into tokens: row-major patches, features ordered (channel, row, column)."""
     return F.unfold(latents, patch, stride=patch).transpose(1, 2)
 
 
 def unpatchify(tokens: Float[Tensor, "B L D"], patch: int) -> Float[Tensor, "B C H W"]:
-    """Inverse of `patchify` for square latents."""
+    """Undo `patchify` for square latents."""
     side = int(tokens.shape[1] ** 0.5) * patch
     return F.fold(tokens.transpose(1, 2), (side, side), patch, stride=patch)

@@ -35,7 +35,7 @@ def save_comparison(
 
 
 def tile(images: Float[Tensor, "N C H W"], columns: int) -> Image.Image:
-    """One picture of ceil(N / columns) rows, GAP pixels apart."""
+    """Make one picture of ceil(N / columns) rows, GAP pixels apart."""
     pixels = to_pixels(images)
     factor = max(1, round(CELL / pixels.shape[1]))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -49,7 +49,7 @@ def tile(images: Float[Tensor, "N C H W"], columns: int) -> Image.Image:
 
 
 def _join(blocks: list[Image.Image], titles: list[str] | None, row_labels: Sequence[str] | None) -> Image.Image:
-    """Blocks side by side, titles above them, row labels at the left."""
+    """Put blocks side by side, titles above them, row labels at the left."""
     font = ImageFont.load_default(FONT_SIZE)
     left = max(int(font.getlength(label)) for label in row_labels) + SPACE if row_labels else 0
     top = 2 * FONT_SIZE if titles else 0

@@ -65,7 +65,7 @@ def write_html(
 
 
 def cards(summary: dict[str, Any]) -> list[KeyFigure]:
-    """The key figures that `summary` has."""
+    """Return the key figures that `summary` has."""
     has = summary.__contains__
     found = [_score_card(measured) for measured in measured_in(summary).values()]
     if has("reward_after"):
@@ -83,7 +83,7 @@ def cards(summary: dict[str, Any]) -> list[KeyFigure]:
 
 
 def _score_card(measured: Measured) -> KeyFigure:
-    """FD, with accuracy, and N_AR where it is known."""
+    """Return FD, with accuracy, and N_AR where it is known."""
     loops = "" if measured.loops is None else f", N_AR = {measured.loops}"
     note = ACCURACY.said(measured.scores[ACCURACY.name]) + loops
     return KeyFigure(TITLES[measured.model, measured.when], FD.said(measured.scores[FD.name]), note)
@@ -98,5 +98,5 @@ def shown(value: Any) -> str:
 
 
 def data_uri(picture: Path) -> str:
-    """The PNG file as an address that holds its content."""
+    """Return the PNG file as an address that holds its content."""
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -21,7 +21,7 @@ PER_ROW = 3
 
 
 def plot_losses(path: Path, metrics: list[dict[str, float]]) -> None:
-    """One small plot for each metric of metrics.jsonl (`step` and numbers by name): raw values and running mean."""
+    """Draw one small plot for each metric of metrics.jsonl (`step` and numbers by name): raw values and running mean."""
     names = list(dict.fromkeys(name for row in metrics for name in row if name != "step"))
     rows = -(-len(names) // PER_ROW)
     figure = Figure((4.2 * PER_ROW, 2.6 * rows), layout="constrained")
@@ -35,7 +35,7 @@ def plot_losses(path: Path, metrics: list[dict[str, float]]) -> None:
 
 
 def _plot_metric(axis: Axes, name: str, points: np.ndarray) -> None:
-    """points: (N, 2), steps and finite values. A few extreme values do not set the scale."""
+    """Plot `points`, (N, 2): steps and finite values. A few extreme values do not set the scale."""
     steps, values = points[:, 0], points[:, 1]
     axis.plot(steps, values, color="#9db8d2", linewidth=0.8)
     axis.plot(steps, running_mean(values, max(1, len(values) // 12)), color=COLOURS["student"], linewidth=1.8)
@@ -49,7 +49,7 @@ def _plot_metric(axis: Axes, name: str, points: np.ndarray) -> None:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value and up to `window` - 1 before it."""
+    """Return the mean of each value and up to `window` - 1 before it."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(0, end - window)
@@ -57,7 +57,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_loops(path: Path, rows: list[dict[str, Any]]) -> None:
-    """FD and images/s against N_AR, one line for each model.
+    """Plot FD and images/s against N_AR, one line for each model.
 
     rows: dicts with `model` ("teacher" or "student"), `n_ar`, `fd` and `images_per_second`, in any order.
     """
@@ -88,7 +88,7 @@ def _loop_axis(axis: Axes, loops: list[int]) -> None:
 
 
 def _scale(axis: Axes, values: list[float]) -> None:
-    """From zero, or logarithmic when one line would flatten the other."""
+    """Scale from zero, or logarithmically when one line would flatten the other."""
     if max(values) < 8 * min(values):
         axis.set_ylim(0, 1.08 * max(values))
         return
