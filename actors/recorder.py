@@ -7,11 +7,11 @@ from typing import Any
 
 import ray
 from ray.experimental import tqdm_ray
-from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
 
 from actors.errors import whole, write_down
+from actors.prometheus import StageSeries
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.runs.stage import GSIM, Stage, read_metrics
@@ -28,7 +28,7 @@ class Recorder:
         self.bar = tqdm_ray.tqdm(desc=stage.name, total=total, unit="step") if bar else None
         self.path = storage.folder / stage.metrics
         self.step, self.shown = 0, dict[str, float]()
-        self.gauges: dict[str, Gauge] = {}
+        self.series = StageSeries(stage.name)
         self.board: SummaryWriter | None = None
         self.failure: str | None = None
         self.asked_to_stop: signal.Signals | None = None
@@ -47,8 +47,7 @@ class Recorder:
         except OSError as error:  # nobody waits for this call
             self.fail(f"metrics cannot be written: {error}", whole(error))
             self.stop(signal.SIGTERM)
-        for name, value in metrics.items():
-            self._gauge(name).set(value)
+        self.series.set(metrics)
         self.shown |= metrics  # held-out figures come now and then
         self._advance(step)
 
@@ -76,13 +75,6 @@ class Recorder:
     def latest(self) -> tuple[int, dict[str, float]]:
         """Return the finished updates, and the last value of each metric."""
         return self.step, self.shown
-
-    def _gauge(self, name: str) -> Gauge:
-        """Return the metric `name` as Prometheus gets it from Ray."""
-        if name not in self.gauges:
-            stage = self.stage.name
-            self.gauges[name] = Gauge(f"marval_{stage}_{name.replace('/', '_')}", f"{name} of the {stage} stage")
-        return self.gauges[name]
 
     def stop(self, number: signal.Signals) -> None:
         """Ask the learner to end after the update that it is at, with a checkpoint."""

@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from actors import local_ray
-from actors.crew.painter import Elsewhere
+from actors.crew.painter import RemotePainter
 from actors.errors import plainly
 from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.plan import Plan
@@ -147,7 +147,7 @@ def painter(learner: LearnerConfig) -> Callable[[Generation], Painter]:
     gpus = min(1.0, learner.gpus_per_worker)
     if not gpus or torch.cuda.is_available():
         return lambda here: here
-    return lambda here: Elsewhere(here, gpus)
+    return lambda here: RemotePainter(here, gpus)
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
@@ -201,7 +201,7 @@ def prompts_of(config: Config) -> tuple[str, ...]:
 
 
 def matching_of(config: Config) -> Matching:
-    return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), latents=config.latents.absolute())
+    return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), data=config.latents.absolute())
 
 
 def preset_of(arguments: Sequence[str] | None = None) -> str:

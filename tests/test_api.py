@@ -19,10 +19,10 @@ from servers import PATH
 from small import wish
 
 from actors.serving.api import Backend, PartialImage
-from actors.serving.drawer import Sampler
 from actors.serving.endpoint import application, build, card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig, read_key
 from actors.serving.refusals import Busy
+from actors.serving.sampler_replica import Sampler
 from marval_ray.class_names import find_class
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state

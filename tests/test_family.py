@@ -21,13 +21,17 @@ from actors.serving.endpoint import application
 from actors.serving.endpoint_config import EndpointConfig
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, RoleConfig
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.distil.student import Student
+from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import measure
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.storage import Storage
 from marval_ray.hub.layout import load_model, read_config, save_model
-from marval_ray.types import Prompts
+from marval_ray.reinforce.objective import Objective
+from marval_ray.reinforce.replay import replay_chain
+from marval_ray.types import Prompts, Rollout, Scored
 
 TOY = ToyConfig()
 PROMPTS = Prompts(tuple("x" * length for length in range(TEXTS)))
@@ -38,7 +42,8 @@ HALF = RoleConfig(cpus=0.5)
 @pytest.fixture
 def teacher(tmp_path) -> Path:
     torch.manual_seed(0)
-    save_model(tmp_path / "teacher", "teacher", FAMILY.build(TOY).state_dict(), TOY, torch.float32)
+    state = {name: value + 0.02 * torch.randn_like(value) for name, value in FAMILY.build(TOY).state_dict().items()}  # none is zero
+    save_model(tmp_path / "teacher", "teacher", state, TOY, torch.float32)
     return tmp_path / "teacher/teacher.safetensors"
 
 
@@ -63,15 +68,33 @@ def test_a_price_on_classes_is_refused_where_there_are_none(teacher):
         )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["pathwise", "policy"])
-def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path, estimator):
+def test_a_rollout_is_drawn_again_as_it_was_and_teaches(teacher, estimator):
+    model = load_model(teacher)
+    rl = RLConfig(loops=5, last=3, estimator=estimator, group=2, drift_weight=0.1)
+    objective = Objective(TOY, rl, Student(load_model(teacher)), seed=0, device=torch.device("cpu"), add_up=lambda sums: None)
+    prompts, draws = PROMPTS.in_turn(4), Draws(3, (0, 1, 2, 3))
+    with torch.no_grad():
+        *_, tokens = FAMILY.reveal(model, objective.sampler, objective.conditioner(prompts), draws, rl.loops)
+    assert tokens.revealed.unique().tolist() == [0, 1, 2, 3, 4]
+    rollout = Rollout(tokens, prompts, draws.seed, draws.indices, version=0, checksum=0)
+    if estimator == "pathwise":
+        loops = list(FAMILY.recorded(rollout, objective.conditioner(prompts), objective.sampler, rl.loops))
+        again, _ = replay_chain(Student(model), torch.zeros_like(tokens.values), loops)
+        torch.testing.assert_close(again, tokens.values)
+    loss = objective.loss(Student(model), 0, rollout, Scored(torch.randn(4), torch.randn_like(tokens.values)))
+    loss.value.backward()
+    assert loss.metrics.get("ratio", 1) == 1 and model.net.input_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path):
     learner = LearnerConfig(steps=2, batch=8, lr=1e-3, auxiliary_lr=1e-3, ema=0.5, log_every=1)
     matching = Matching(GSIMConfig(w=1.5), teacher, teacher)
     with ray.init(num_cpus=4, object_store_memory=300 * 10**6, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}):
         distilled = train(GSIMRun(TOY, matching, learner), Storage.of(str(tmp_path / "run"))) / "ema.safetensors"
         rl = RLConfig(
-            rewards=("plugin:small_reward:Brightness",), loops=4, last=3, chunk=4, drift_weight=1e-3, gsim_weight=0.1, estimator=estimator,
+            rewards=("plugin:small_reward:Brightness",), loops=4, last=3, chunk=4, drift_weight=1e-3, gsim_weight=0.1,
             rollout=HALF, reward=HALF, judge=HALF,
         )  # fmt: skip
         plan = Plan(

@@ -14,15 +14,15 @@ ROOMS = {
         "files": {"types"},
         "diffusion": {"loss"},
         "rewards": {"files"},
-        "families": {"diffusion", "draws", "files", "loss", "types"},
+        "families": {"diffusion", "draws", "files", "loss", "positions", "types"},
         "evaluation": {"families", "files", "types"},
         "distil": {"config", "diffusion", "draws", "families", "loss"},
-        "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "rewards", "types"},
+        "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "positions", "rewards", "types"},
         "hub": {"families", "files"},
         "runs": {"config", "diffusion", "evaluation", "families", "files", "types"},
         "embedded": {"diffusion", "files"},
     },
-    "actors": {"crew": {"errors", "patience"}, "serving": {"resources"}},
+    "actors": {"crew": {"errors", "patience"}, "serving": {"prometheus", "resources"}},
 }
 """What the files of a room may import of its package, besides their own room."""
 SEAM = "marval_ray.families.base."

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from marval_ray.embedded import assets_index
+from marval_ray.evaluation.frechet import frechet_distance
+from marval_ray.evaluation.recall import recall
 from marval_ray.evaluation.scores import Evaluator
-from marval_ray.evaluation.statistics import Statistics, frechet_distance, recall, within_class_distance
+from marval_ray.evaluation.statistics import Statistics, within_class_distance
 from marval_ray.evaluation.sweep import best, fastest
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
 from marval_ray.files.places import portable, resolve

@@ -7,11 +7,12 @@ from reference import Recording, largest_gap, model_config_from_reference, read_
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_tokens
 from marval_ray.families.mar.masking import hidden_after_loops
-from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens, unpatchify
+from marval_ray.families.mar.model import MAR, unpatchify
 from marval_ray.files.fit import load_strictly
+from marval_ray.positions import gather_tokens, scatter_tokens
 
 ATOL = 1e-5
 # At t = 999 the factor 1 / alpha_t is about 2e4 and values reach 6e4: a rounding error of 1e-6 becomes 2e-2.
@@ -103,7 +104,7 @@ def test_each_loop_with_guidance(model, recording):
     draws, tokens = _draws(model, recording, "sample"), torch.zeros_like(group["tokens"])
     for k, loop in _loops(model, recording, "sample"):
         assert sampler.scale(loop.revealed) == pytest.approx(group[f"iter{k}/cfg"].item(), abs=1e-6)
-        context = Context(tokens, group["labels"], loop.known, loop.predicted)
+        context = MARContext(tokens, group["labels"], loop.known, loop.predicted)
         z = model.conditions(context.followed_by(model.unconditional(context)) if sampler.guided else context)
         assert largest_gap(z, group[f"iter{k}/z"]) <= ATOL
         predicted = _both_halves(model, sampler, z, loop, group[f"iter{k}/noise_init"], group[f"iter{k}/noise_steps"])

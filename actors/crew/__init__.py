@@ -1,1 +1,1 @@
-"""Actors that work for the RL learner: rollouts, rewards, the judge."""
+"""Actors that draw, score and measure: for the RL learner, and pictures for a driver without a GPU."""

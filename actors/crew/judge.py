@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from actors.crew.rollout import worker_device
 from marval_ray.config import GuardConfig
+from marval_ray.device import worker_device
 from marval_ray.evaluation.scores import Evaluator, Scores
 from marval_ray.families.base import FamilyConfig
 from marval_ray.families.generation import student_generation

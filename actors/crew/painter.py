@@ -6,13 +6,13 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.crew.rollout import worker_device
+from marval_ray.device import worker_device
 from marval_ray.families.generation import Generation
 from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class RemotePainter:
     """A painter whose images are drawn in a Ray task that has a GPU, or a share of one."""
 
     generation: Generation
@@ -26,8 +26,8 @@ class Elsewhere:
     def batch(self) -> int:
         return self.generation.batch
 
-    def with_loops(self, loops: int) -> "Elsewhere":
-        return Elsewhere(self.generation.with_loops(loops), self.gpus)
+    def with_loops(self, loops: int) -> "RemotePainter":
+        return RemotePainter(self.generation.with_loops(loops), self.gpus)
 
     def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Tensor:
         """Draw as Generation.images does; the bar is the task's."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from actors.crew.rollout import worker_device
+from marval_ray.device import worker_device
 from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards import load_reward

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from marval_ray.device import own_device
+from marval_ray.device import worker_device
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import FamilyConfig
@@ -43,11 +43,3 @@ class RolloutWorker:
         if self.held != (weights.version, weights.checksum):
             unpack(weights, dict(self.model.named_parameters()))
             self.held = (weights.version, weights.checksum)
-
-
-def worker_device(threads: int) -> torch.device:
-    """Return the GPU that Ray gave this process, or the CPU, for which it sets the number of threads."""
-    device = own_device()
-    if device.type == "cpu":
-        torch.set_num_threads(threads)
-    return device

@@ -21,7 +21,7 @@ class Matching:
 
     gsim: GSIMConfig
     teacher: Path
-    latents: Path
+    data: Path
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GSIMRun:
 def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> ScoreMatcher:
     """Return what matches the student of `learner` to the teacher, with an auxiliary network under DeepSpeed."""
     config, family = learner.config, model.family
-    contexts = family.contexts(matching.latents, model, learner.rank, learner.world)
+    contexts = family.contexts(matching.data, model, learner.rank, learner.world)
     teacher = family.read(matching.teacher, model).eval().requires_grad_(False).to(learner.device)
     auxiliary = make_engine(Auxiliary(family.read(matching.teacher, model)), config, config.auxiliary_lr, learner.device)
 

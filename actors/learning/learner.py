@@ -22,6 +22,9 @@ from marval_ray.distil.student import Student
 from marval_ray.families.base import Backbone
 from marval_ray.files.atomic import atomic_path, write_json
 
+AVERAGE = "ema.safetensors"
+"""In each checkpoint: the averaged student."""
+
 
 class NonFiniteError(Exception):
     """Too many updates in a row had a loss or gradient that is not finite."""
@@ -84,7 +87,7 @@ class Learner(ABC):
         if self.bad_steps >= self.config.max_bad_steps:
             raise NonFiniteError(
                 f"{self.bad_steps} updates in a row were not finite (last: {', '.join(bad)} at update {step}); "
-                f"lower {self.options}.lr and {self.options}.auxiliary_lr, or check the latents' scale"
+                f"lower {self.options}.lr and {self.options}.auxiliary_lr, or check the data's scale"
             )
 
     def save(self, folder: Path, step: int) -> None:
@@ -92,7 +95,7 @@ class Learner(ABC):
         for name, engine in self.engines.items():
             engine.save_checkpoint(str(folder), tag=name)
         if self.ema is not None:
-            with atomic_path(folder / "ema.safetensors") as temporary:
+            with atomic_path(folder / AVERAGE) as temporary:
                 save_file(self.ema.shadow, temporary)
             progress = {"step": step, "ema_updates": self.ema.updates, **self.extra_state()}
             write_json(folder / "progress.json", progress)
@@ -103,7 +106,7 @@ class Learner(ABC):
             engine.load_checkpoint(str(folder), tag=name)
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         if self.ema is not None:
-            self.ema.load_state_dict({"updates": progress["ema_updates"], "shadow": load_file(folder / "ema.safetensors")})
+            self.ema.load_state_dict({"updates": progress["ema_updates"], "shadow": load_file(folder / AVERAGE)})
         self.load_extra_state(progress)
         return progress["step"]
 

@@ -14,10 +14,11 @@ from actors.crew.pool import Crew, Feed, about, hire
 from actors.crew.reward import RewardWorker
 from actors.crew.rollout import RolloutWorker
 from actors.crew.shares import joined
+from actors.learning.held_out import BEST
+from actors.learning.learner import AVERAGE
 from actors.learning.plan import Plan
 from actors.learning.rl import RLRun
 from actors.learning.trainer import train
-from actors.learning.watch import BEST
 from actors.patience import Patience, started
 from actors.resources import resources
 from marval_ray.config import PlacementConfig
@@ -111,7 +112,7 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
         before = reward_of(plan, crew, plan.student)
         last = train(RLRun.of(plan, crew), storage, RL)
         best = last / BEST
-        final = best if best.exists() else last / "ema.safetensors"
+        final = best if best.exists() else last / AVERAGE
         after = reward_of(plan, crew, final)
     return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
 

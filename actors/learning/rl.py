@@ -15,10 +15,10 @@ from actors.crew.pool import Crew, Feed
 from actors.crew.shares import Share, Shares
 from actors.learning.engine import whole_parameters
 from actors.learning.gsim import make_matcher
+from actors.learning.held_out import Watch
 from actors.learning.learner import Learner
 from actors.learning.plan import Plan
 from actors.learning.ranks import dealt, from_chief
-from actors.learning.watch import Watch
 from actors.patience import CalledOff, Patience
 from marval_ray.config import LearnerConfig
 from marval_ray.distil.student import Student

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from actors.learning.gsim import GSIMRun
+from actors.learning.learner import AVERAGE
 from actors.learning.plan import Plan
 from actors.learning.reinforce import reinforce, role_demands, try_reward
 from actors.learning.trainer import demand, train
@@ -69,7 +70,7 @@ class Distillation(Task):
     def run(self) -> tuple[Path, dict[str, float]]:
         """Train; the student is the averaged one."""
         last, student = train(self.learning, self.storage, GSIM), self.storage.folder / GSIM.student
-        save_weights(student, read_state(last / "ema.safetensors"), torch.float32)
+        save_weights(student, read_state(last / AVERAGE), torch.float32)
         self.storage.push(GSIM.student)
         return student, {}
 

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from ray import serve
 
 from actors.resources import resources
-from actors.serving.drawer import Sampler
+from actors.serving.api_replica import Api
 from actors.serving.endpoint_config import EndpointConfig, read_key
 from actors.serving.image_request import ModelCard
-from actors.serving.replica import Api
+from actors.serving.sampler_replica import Sampler
 from marval_ray.class_names import names_of
 from marval_ray.families.base import FamilyConfig
 from marval_ray.hub.layout import codec_beside, read_config

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Ticket:
     asked: float = field(default_factory=perf_counter)
 
 
-class Observer:
+class Observer(Protocol):
     """Told of what the sampler does, in its thread."""
 
     def batch(self, size: int, seconds: float) -> None:
@@ -74,6 +75,14 @@ class Observer:
 
     def finished(self, took: float) -> None:
         """Note that an image is there, so many seconds after it was asked for."""
+
+
+class Nobody:
+    """An observer that does not care."""
+
+    def batch(self, size: int, seconds: float) -> None: ...
+    def began(self, waited: float) -> None: ...
+    def finished(self, took: float) -> None: ...
 
 
 @dataclass(eq=False)
@@ -93,7 +102,7 @@ class SamplerThread(threading.Thread):
 
     def __init__(self, served: Served, max_batch: int, threads: int, observer: Observer | None = None):
         super().__init__(name="sampler", daemon=True)
-        self.served, self.max_batch, self.threads, self.observer = served, max_batch, threads, observer or Observer()
+        self.served, self.max_batch, self.threads, self.observer = served, max_batch, threads, observer or Nobody()
         self.waiting: SimpleQueue[Ticket | None] = SimpleQueue()
         self.active: list[_Active] = []
         self.closing = False

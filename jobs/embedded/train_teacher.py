@@ -17,12 +17,13 @@ from marval_ray.device import own_device
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import context_loss
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
-from marval_ray.families.mar.model import MAR, gather_tokens, patchify
+from marval_ray.families.mar.model import MAR, patchify
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.fit import load_strictly
 from marval_ray.files.latents import LatentDataset, check_latents
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import save_model
+from marval_ray.positions import gather_tokens
 from marval_ray.presets import MODELS, PresetName
 
 

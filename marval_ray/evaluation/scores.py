@@ -8,7 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.evaluation.classifier import Classifier, load_classifier
-from marval_ray.evaluation.statistics import Statistics, frechet_distance, recall
+from marval_ray.evaluation.frechet import frechet_distance
+from marval_ray.evaluation.recall import recall
+from marval_ray.evaluation.statistics import Statistics
 
 BATCH = 500
 SIZES = ([28, 28], [32, 32])

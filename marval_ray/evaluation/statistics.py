@@ -1,8 +1,7 @@
-"""Statistics of features, and the distances between them that scores are made of."""
+"""Statistics of features, which tell a set of images from another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,32 +49,6 @@ class Statistics:
             save_file(moments | {"features": self.features}, temporary)
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al., arXiv 1706.08500).
-
-    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are those of the symmetric
-    C_a^(1/2) C_b C_a^(1/2).
-    """
-    root = _symmetric_root(a.covariance)
-    eigenvalues = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0)
-    gap = (a.mean - b.mean).square().sum()
-    return (gap + a.covariance.trace() + b.covariance.trace() - 2 * eigenvalues.sqrt().sum()).item()
-
-
-def recall(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"], neighbours: int = 3) -> float:
-    """Return the share of real features no farther from some sample than that sample's third nearest neighbour among the samples
-    (Kynkaanniemi et al., arXiv 1904.06991).
-
-    NaN when there are not enough samples to have such a neighbour. Distances are summed from differences: those from
-    matrix products lose all digits where features have a large mean.
-    """
-    if len(samples) <= neighbours:
-        return float("nan")
-    distances = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
-    radii = distances(samples, samples).kthvalue(neighbours + 1).values  # the first is the sample itself
-    return (distances(real, samples) <= radii).any(-1).double().mean().item()
-
-
 def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> float:
     """Return the mean Euclidean distance between two different images of one class, classes weighted equally.
 
@@ -88,8 +61,3 @@ def within_class_distance(features: Float64[Tensor, "N F"], labels: Int64[Tensor
 def _by_class(features: Float64[Tensor, "N F"], labels: Int64[Tensor, " N"]) -> Iterator[Float64[Tensor, "_ F"]]:
     for label in labels.unique():
         yield features[labels == label][:1000]
-
-
-def _symmetric_root(matrix: Float64[Tensor, "F F"]) -> Float64[Tensor, "F F"]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -1,6 +1,6 @@
 """Losses of the second stage: make the reward of whole images rise (MARVAL, arXiv 2511.15190, section on RL).
 
-Pathwise: the reward worker has d r / d latent, so sum(latent * d r / d latent) has the gradient of the reward in the
+Pathwise: the reward worker has d r / d tokens, so sum(tokens * d r / d tokens) has the gradient of the reward in the
 student's weights. Policy gradient: the one-step prediction is the mean of a Gaussian policy, and advantages within a
 group of images of one prompt weigh its likelihood (GRPO, arXiv 2402.03300, clipped as in PPO, arXiv 1707.06347).
 """

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from marval_ray.families.base import Predict, RecordedLoop
+from marval_ray.positions import scatter_tokens
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ def replay_chain(
     for loop in loops:
         context = loop.context.with_values(values)
         prediction = checkpoint(student, context, loop.noise, use_reentrant=False) if recompute else student(context, loop.noise)
-        places = context.hidden[..., None].expand(-1, -1, values.shape[-1])
-        values = values.scatter(1, places, prediction.unflatten(0, context.hidden.shape))
+        values = scatter_tokens(values, context.hidden, prediction.unflatten(0, context.hidden.shape))
         replayed.append(ReplayedLoop(loop, context, prediction))
     return values, replayed
 

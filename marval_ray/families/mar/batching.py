@@ -19,7 +19,7 @@ from marval_ray.types import Tokens
 
 
 @dataclass(eq=False)
-class Drawing:
+class MARDrawing:
     """A wish under way. `values` are zero where nothing is drawn yet; the model stays the one that it began with."""
 
     label: int
@@ -41,7 +41,7 @@ class Drawing:
         return Tokens(self.values[None])
 
 
-def begin(wish: Wish, model: MAR) -> Drawing:
+def begin(wish: Wish, model: MAR) -> MARDrawing:
     """Draw what is random about it."""
     c, device = model.config, model.device
     assert wish.prompt.labels is not None  # MAR's prompts are classes
@@ -50,11 +50,11 @@ def begin(wish: Wish, model: MAR) -> Drawing:
     rank = random.orders[0].flip(0).argsort().to(device)
     hidden = dict.fromkeys([c.num_tokens, *hidden_after_loops(c.num_tokens, wish.loops)])
     revealed = [c.num_tokens - count for count in hidden]
-    return Drawing(int(wish.prompt.labels), model, torch.zeros_like(noise), noise, rank, revealed)
+    return MARDrawing(int(wish.prompt.labels), model, torch.zeros_like(noise), noise, rank, revealed)
 
 
 @torch.inference_mode()
-def advance(drawings: Sequence[Drawing]) -> None:
+def advance(drawings: Sequence[MARDrawing]) -> None:
     """Run one AR loop of each; all have the same model, none is finished."""
     model = drawings[0].model
     counts = [drawing.revealed[drawing.done : drawing.done + 2] for drawing in drawings]

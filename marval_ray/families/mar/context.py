@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Context:
+class MARContext:
     """Everything but the tokens at `hidden`.
 
     tokens: normalised latents, about N(0, 1); labels: 0..num_classes - 1, or num_classes for "no class".
@@ -20,20 +20,20 @@ class Context:
     known: Int64[Tensor, "B K"]
     hidden: Int64[Tensor, "B P"]
 
-    def to(self, device: torch.device | str) -> "Context":
-        return Context(*(value.to(device) for value in self._parts()))
+    def to(self, device: torch.device | str) -> "MARContext":
+        return MARContext(*(value.to(device) for value in self._parts()))
 
-    def with_values(self, values: Float[Tensor, "B L D"]) -> "Context":
+    def with_values(self, values: Float[Tensor, "B L D"]) -> "MARContext":
         """Return the same places with other tokens."""
-        return Context(values, self.labels, self.known, self.hidden)
+        return MARContext(values, self.labels, self.known, self.hidden)
 
-    def with_label(self, label: int) -> "Context":
+    def with_label(self, label: int) -> "MARContext":
         """Return the same tokens, all under one label."""
-        return Context(self.tokens, torch.full_like(self.labels, label), self.known, self.hidden)
+        return MARContext(self.tokens, torch.full_like(self.labels, label), self.known, self.hidden)
 
-    def followed_by(self, other: "Context") -> "Context":
+    def followed_by(self, other: "MARContext") -> "MARContext":
         """Return one batch of both."""
-        return Context(*(torch.cat(pair) for pair in zip(self._parts(), other._parts(), strict=True)))
+        return MARContext(*(torch.cat(pair) for pair in zip(self._parts(), other._parts(), strict=True)))
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.tokens, self.labels, self.known, self.hidden

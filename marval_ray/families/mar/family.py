@@ -12,10 +12,10 @@ from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import Conditioner, Family, RecordedLoop, Wish
 from marval_ray.families.mar import batching
-from marval_ray.families.mar.batching import Drawing
+from marval_ray.families.mar.batching import MARDrawing
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
-from marval_ray.families.mar.contexts import MaskedLatents
+from marval_ray.families.mar.data import MaskedLatents
 from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_loops
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.latents import check_latents
@@ -62,10 +62,10 @@ class MARFamily(Family):
         random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)
         return recorded_loops(tokens, condition, random, loops)
 
-    def begin(self, wish: Wish, backbone: MAR) -> Drawing:
+    def begin(self, wish: Wish, backbone: MAR) -> MARDrawing:
         return batching.begin(wish, backbone)
 
-    def advance(self, drawings: Sequence[Drawing]) -> None:
+    def advance(self, drawings: Sequence[MARDrawing]) -> None:
         batching.advance(drawings)
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import RecordedLoop
-from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.masking import hidden_after_loops
-from marval_ray.families.mar.model import MAR, gather_tokens, scatter_tokens
+from marval_ray.families.mar.model import MAR
+from marval_ray.positions import gather_tokens, scatter_tokens
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run_loop(
     loop: Loop, random: Randomness,
 ) -> Float[Tensor, "B L D"]:  # fmt: skip
     """Predict the tokens of one loop and write them into a copy of `tokens`."""
-    context = Context(tokens, labels, loop.known, loop.predicted)
+    context = MARContext(tokens, labels, loop.known, loop.predicted)
     z = model.conditions(context.followed_by(model.unconditional(context)) if sampler.guided else context)
     initial = gather_tokens(random.initial, loop.predicted).flatten(0, 1)
     steps = [gather_tokens(step, loop.predicted).flatten(0, 1) for step in random.steps]
@@ -110,6 +111,6 @@ def recorded_loops(
 ) -> Iterator[RecordedLoop]:
     """Yield what was known, predicted and drawn in each loop of finished images."""
     for loop in plan_loops(random.orders, loops):
-        context = Context(tokens, labels, loop.known, loop.predicted)
+        context = MARContext(tokens, labels, loop.known, loop.predicted)
         parts = (random.initial, tokens, *random.steps[:1])
         yield RecordedLoop(context, *(gather_tokens(part, loop.predicted).flatten(0, 1) for part in parts))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.context import MARContext
 
 RATIO_MIN, RATIO_MEAN, RATIO_STD = 0.7, 1.0, 0.25
 
@@ -20,13 +20,13 @@ def mask_ratio(generator: torch.Generator) -> float:
 
 def mask_tokens(
     tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], generator: torch.Generator
-) -> Context:
+) -> MARContext:
     """Hide ceil(ratio L) random positions of each image (CPU tensors)."""
     batch, length, _ = tokens.shape
     count = math.ceil(length * mask_ratio(generator))
     orders = torch.rand(batch, length, generator=generator).argsort(dim=1)
     hidden, known = orders[:, :count].sort(dim=1).values, orders[:, count:].sort(dim=1).values
-    return Context(tokens, labels, known, hidden)
+    return MARContext(tokens, labels, known, hidden)
 
 
 def drop_labels(

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.families.base import Backbone
 from marval_ray.families.mar.config import ModelConfig
-from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.context import MARContext
+from marval_ray.positions import gather_tokens, scatter_tokens
 
 
 class Attention(nn.Module):
@@ -137,11 +138,11 @@ class MAR(Backbone):
     def head(self) -> DenoisingHead:
         return self.diffloss.net
 
-    def conditions(self, context: Context) -> Float[Tensor, "N W"]:
+    def conditions(self, context: MARContext) -> Float[Tensor, "N W"]:
         """Return z of the hidden tokens, row by row."""
         return self(context.tokens.to(self.dtype), context.labels, context.known, context.hidden).flatten(0, 1)
 
-    def unconditional(self, context: Context) -> Context:
+    def unconditional(self, context: MARContext) -> MARContext:
         """Return the same context under the null class."""
         return context.with_label(self.config.num_classes)
 
@@ -208,18 +209,6 @@ class MAR(Backbone):
         embedded = self.decoder_embed(self.encoder_norm(x))
         hidden = self.mask_token.to(embedded.dtype).expand(*seen.shape, -1).flatten(0, 1).index_copy(0, places, embedded)
         return self._conditions(hidden.unflatten(0, seen.shape), wanted)
-
-
-def gather_tokens(tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
-    """Return tokens[b, positions[b, p]]."""
-    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-def scatter_tokens(
-    tokens: Float[Tensor, "B L D"], positions: Int64[Tensor, "B P"], values: Float[Tensor, "B P D"]
-) -> Float[Tensor, "B L D"]:
-    """Return a copy of `tokens` with `values` written at `positions`."""
-    return tokens.scatter(1, positions[..., None].expand(-1, -1, tokens.shape[-1]), values)
 
 
 def patchify(latents: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B L D"]:

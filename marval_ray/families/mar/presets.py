@@ -1,7 +1,5 @@
 """Sizes of MAR's published models, and how each teacher draws best."""
 
-
-
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.families.mar.config import ModelConfig
 
@@ -24,4 +22,4 @@ SAMPLERS: dict[str, Ancestral] = {
     "mar-l": Ancestral(cfg=3.0),
     "mar-h": Ancestral(cfg=3.2),
 }
-"""How each teacher draws best: 100 steps, a linear schedule and nothing clipped for MAR's (its repository's README)."""
+"""100 steps, a linear schedule and nothing clipped (the README of MAR's repository)."""

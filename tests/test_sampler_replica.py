@@ -8,9 +8,9 @@ import pytest
 import torch
 from small import wish
 
-from actors.serving.drawer import Sampler
 from actors.serving.endpoint import user_config
 from actors.serving.endpoint_config import EndpointConfig
+from actors.serving.sampler_replica import Sampler
 from marval_ray.embedded import assets_index
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state

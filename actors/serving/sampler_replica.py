@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.util.metrics import Counter, Histogram
 
+from actors.prometheus import ServingSeries
 from actors.serving.api import PartialImage, Png, State
 from actors.serving.endpoint_config import EndpointConfig
-from actors.serving.sampler import Observer, Preview, SamplerThread, Served, Ticket, canary, check_draws
+from actors.serving.sampler import Preview, SamplerThread, Served, Ticket, canary, check_draws
 from marval_ray.device import own_device
 from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.images import encode_png
@@ -23,30 +23,6 @@ from marval_ray.hub.layout import codec_beside, load_model, read_config
 from marval_ray.hub.students import newest_of, students
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class RayObserver(Observer):
-    """The sampler's figures as Ray's metrics; Serve itself counts requests, their latency and queues."""
-
-    def __init__(self) -> None:
-        seconds = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
-        sizes = [1.0, 2, 4, 8, 16, 32, 64, 128, 256]
-        self._size = Histogram("marval_serve_batch_size", "Images that shared one loop.", boundaries=sizes)
-        self._loop = Histogram("marval_serve_loop_seconds", "Time of one loop of a batch.", boundaries=seconds)
-        self._wait = Histogram("marval_serve_wait_seconds", "From asking to the first loop.", boundaries=seconds)
-        self._image = Histogram("marval_serve_image_seconds", "From asking to the image.", boundaries=seconds)
-        self._images = Counter("marval_serve_images", "Finished images.")
-
-    def batch(self, size: int, seconds: float) -> None:
-        self._size.observe(size)
-        self._loop.observe(seconds)
-
-    def began(self, waited: float) -> None:
-        self._wait.observe(waited)
-
-    def finished(self, took: float) -> None:
-        self._image.observe(took)
-        self._images.inc()
 
 
 class Sampler:
@@ -82,7 +58,7 @@ class Sampler:
     async def _begin(self, served: Served) -> None:
         # Ray gives a worker as many threads as CPUs that it asked for, and one CPU would leave the others of a laptop idle.
         threads = self.options.threads or len(os.sched_getaffinity(0))
-        thread = SamplerThread(served, self.options.batch, threads, RayObserver())
+        thread = SamplerThread(served, self.options.batch, threads, ServingSeries())
         thread.start()
         warm = [thread.submit(canary(self.model, seed)) for seed in range(self.options.batch)]
         await asyncio.gather(*(asyncio.wrap_future(ticket.picture) for ticket in warm))

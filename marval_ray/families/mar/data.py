@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from marval_ray.families.mar.config import ModelConfig
-from marval_ray.families.mar.context import Context
+from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.masking import mask_tokens
 from marval_ray.families.mar.model import patchify
 from marval_ray.files.latents import LatentDataset
@@ -18,7 +18,7 @@ class MaskedLatents:
         self.patch_size = config.patch_size
         self.dataset = LatentDataset(path, config.latent_shape, rank, world)
 
-    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> Context:
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> MARContext:
         """Return batch number `step`; `generator` draws what is hidden."""
         latents, labels = self.dataset.batch(seed, step, size)
         return mask_tokens(patchify(latents, self.patch_size), labels, generator)
