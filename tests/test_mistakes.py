@@ -36,7 +36,6 @@ def fail(*arguments: object) -> str:
         ("raises", "RuntimeError: reward model exploded (rewards: plugin:bad_rewards:raises) (more in"),
         ("late", "stage rl failed: RuntimeError: reward model exploded (rewards: plugin:bad_rewards:late) (more in"),
         ("constructor", "reward-0 cannot start: RuntimeError: cannot load my model"),
-        ("columns", "reward plugin:bad_rewards:columns gave torch.float32 (20, 3) for 20 images"),
     ],
 )
 def test_a_plugin_that_fails_ends_a_run_once(tmp_path, plugin, message):
