@@ -18,7 +18,8 @@ from marval_ray.embedded import assets_index
 from marval_ray.presets import MODELS, PRESETS, SAMPLERS, PresetName
 from marval_ray.source import Source, defaults, parse_labels
 
-SEEDED = ("distill", "sample", "evaluate", "teacher_figures", "train_classifier", "train_reward", "train_teacher", "train_vae")
+TRAINED = ("classifier", "reward", "teacher", "vae")
+SEEDED = ("distill", "sample", "evaluate", "teacher_figures", *(f"embedded/train_{what}" for what in TRAINED))
 
 
 @pytest.mark.parametrize("job", SEEDED)

@@ -213,8 +213,7 @@ def test_help_of_each_preset(preset):
 
 @pytest.mark.parametrize(
     "job",
-    ["sample", "evaluate", "encode", "teacher_figures", "train_teacher", "train_vae", "train_classifier", "train_reward",
-     "build_assets", "prepare_fashion_mnist"],
-)  # fmt: skip
+    ["sample", "evaluate", "encode", "teacher_figures", *(f"embedded/{job.stem}" for job in sorted(ROOT.glob("jobs/embedded/*.py")))],
+)
 def test_every_job_has_help(job):
     assert "usage" in help_of(f"jobs/{job}.py")
