@@ -55,7 +55,7 @@ def test_an_update_moves_student_auxiliary_and_average_but_not_the_teacher(run):
     assert all(value.isfinite() for value in metrics.values())
     for part in ("student", "auxiliary", "ema"):
         assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith(part)), part
-    assert same(dict(learner.matcher.teacher.state_dict()), load_model(run.teacher).state_dict())
+    assert same(dict(learner.matcher.teacher.state_dict()), load_model(run.matching.teacher).state_dict())
 
 
 @pytest.mark.parametrize("auxiliary_updates", [1, 2])

@@ -62,7 +62,7 @@ def test_zero_stages_with_two_workers_equal_stage_0(run, tmp_path):
     """Adam divides by the gradient's size, so sums in another order show up where it is near zero: compared with how
     far the weights went, the gap is small."""
     plain, *sharded = (trained(with_learner(run, workers=2, zero_stage=stage), tmp_path / str(stage)) for stage in range(4))
-    start = {name: value for name, value in read_state(run.teacher).items() if name in plain}
+    start = {name: value for name, value in read_state(run.matching.teacher).items() if name in plain}
     for result in sharded:
         assert largest_gap(plain, result) < 0.01 * largest_gap(plain, start)
 
