@@ -48,8 +48,8 @@ class Generation:
 
         progress: title of a progress bar that counts images.
         """
-        with tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
-            parts = []
+        parts = []
+        with torch.inference_mode(), tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
             for part in self._batches(prompts, seed):
                 parts.append(part.cpu())
                 bar.update(len(part))
@@ -58,7 +58,6 @@ class Generation:
     def with_loops(self, loops: int) -> "Generation":
         return replace(self, loops=loops)
 
-    @torch.inference_mode()
     def _batches(self, prompts: Prompts, seed: int) -> Iterator[Tensor]:
         c = self.model.config
         conditioner = c.family.conditioner(c, self.model.device)
