@@ -31,6 +31,7 @@ from actors.resources import check_resources, node_resources
 from actors.signals import Stopped, handled
 from marval_ray import cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, check_seed
+from marval_ray.families.base import Backbone
 from marval_ray.families.generation import Generation, Painter
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.files.fit import save_weights
@@ -110,13 +111,13 @@ def main(config: Config) -> None:
         figures = Figures(config.figures, codec, storage.folder, painter(getattr(config, stages[0].learner)))
         family.check_data(config.latents, config.model, codec.id)
         tasks = [TASKS[stage.name](config, storage) for stage in stages]
-        load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
+        first = load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
         local_ray.begin()
         with handled(stop_now), plainly(storage.folder / ERRORS):
             check_resources(largest_demands(tasks), node_resources())
             open_run_folder(storage, config, config.overwrite)
             print((storage.folder / "config.json").read_text(encoding="utf-8"))
-            work(config, storage, tasks, figures)
+            work(config, storage, tasks, figures, first)
             storage.push()
     print(f"student: {storage}/{STUDENT}\nreport:  {storage}/report.html")
 
@@ -126,17 +127,18 @@ def stop_now(number: signal.Signals) -> None:
     raise Stopped(number, f"stopped on {number.name}; --resume goes on")
 
 
-def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures) -> None:
-    """Run the stages, and draw what is shown of them."""
+def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures, model: Backbone) -> None:
+    """Run the stages from `model` on, and draw what is shown of them."""
     began, last = time.perf_counter(), tasks[-1]
     for task in tasks[1:]:
         task.rehearse()
-    student, extra = config.start, dict[str, float]()
+    extra: dict[str, float] = {}
     for task in tasks:
-        task.show_before(figures, load_model(student, config.model), last.loops)
+        task.show_before(figures, model, last.loops)
         (student, more), seconds = timed(task.run)
         extra |= {task.stage.seconds: seconds} | more
-    last.show_after(figures, load_model(student, config.model))
+        model = load_model(student, config.model)
+    last.show_after(figures, model)
     save_weights(storage.folder / STUDENT, read_state(student), torch.float32)
     extra["seconds_total"] = time.perf_counter() - began
     figures.write(asdict(config), [task.stage for task in tasks], extra)

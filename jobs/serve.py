@@ -34,7 +34,7 @@ from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Served, check_draws
 from marval_ray import cli
 from marval_ray.hub.layout import codec_beside, load_model
-from marval_ray.hub.students import modified, student_of, students
+from marval_ray.runs.students import modified, student_of, students
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,14 +15,10 @@ import httpx
 import psutil
 from commands import ROOT
 
+from actors.local_ray import free_port
+
 PATH = "/v1/images/generations"
 READY = "stop with Ctrl-C"
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @dataclass(frozen=True)

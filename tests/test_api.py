@@ -27,7 +27,7 @@ from marval_ray.class_names import find_class
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import codec_beside, save_model
-from marval_ray.hub.students import student_of
+from marval_ray.runs.students import student_of
 
 
 def sampler_of(config: EndpointConfig) -> Sampler:

@@ -19,7 +19,7 @@ ROOMS = {
         "distil": {"config", "diffusion", "draws", "families", "loss"},
         "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "positions", "rewards", "types"},
         "hub": {"families", "files"},
-        "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "types"},
+        "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
         "embedded": {"diffusion", "files"},
     },
     "actors": {"crew": {"errors", "patience"}, "serving": {"prometheus", "resources"}},

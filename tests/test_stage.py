@@ -6,10 +6,10 @@ from actors.screen import ROWS
 from marval_ray.config import LearnerConfig
 from marval_ray.evaluation.metrics import SCORES
 from marval_ray.files.storage import Storage
-from marval_ray.hub.students import STUDENTS
 from marval_ray.presets import PRESETS
 from marval_ray.runs.folder import OWN, RECORDS, open_run_folder
 from marval_ray.runs.stage import GSIM, RL, STAGES, read_metrics, rows_of, stages_of
+from marval_ray.runs.students import STUDENTS
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)

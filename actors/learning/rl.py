@@ -22,6 +22,7 @@ from actors.learning.ranks import dealt, from_chief
 from actors.patience import CalledOff, Patience
 from marval_ray.config import LearnerConfig
 from marval_ray.distil.student import Student
+from marval_ray.evaluation.metrics import held_out
 from marval_ray.files.flat import DTYPES, Packer
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.loss import Loss
@@ -110,10 +111,10 @@ class RLLearner(Learner):
         if not bad:
             metrics |= self.update_student(loss.value, step)
         self.count(step, bad)
-        held_out = self._look(step + 1)  # before publishing: it may go back to other weights
+        judged = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:
             self._publish(step + 1)
-        figures = share.flow | held_out | {"dropped": float((~good).sum())}
+        figures = share.flow | judged | {"dropped": float((~good).sum())}
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
 
     def _with_matching(self, loss: Loss, step: int, bad: list[str]) -> Loss:
@@ -154,7 +155,7 @@ class RLLearner(Learner):
             self.done = True
         elif exhausted:
             self._roll_back()
-        return {f"held_out/{name}": float(value) for name, value in asdict(scores).items() if value is not None}
+        return {held_out(name): float(value) for name, value in asdict(scores).items() if value is not None}
 
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""

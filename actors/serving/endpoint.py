@@ -18,7 +18,7 @@ from actors.serving.sampler_replica import Sampler
 from marval_ray.class_names import names_of
 from marval_ray.families.base import FamilyConfig
 from marval_ray.hub.layout import codec_beside, read_config
-from marval_ray.hub.students import student_of
+from marval_ray.runs.students import student_of
 
 API_CPUS = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}

@@ -20,7 +20,7 @@ from marval_ray.device import own_device
 from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.images import encode_png
 from marval_ray.hub.layout import codec_beside, load_model, read_config
-from marval_ray.hub.students import newest_of, students
+from marval_ray.runs.students import newest_of, students
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

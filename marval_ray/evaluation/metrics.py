@@ -21,7 +21,7 @@ class Metric:
     @property
     def held_out(self) -> str:
         """What the judge's figure is called among the metrics of RL."""
-        return f"held_out/{self.name}"
+        return held_out(self.name)
 
     def text(self, value: float) -> str:
         """Return the number alone."""
@@ -30,6 +30,11 @@ class Metric:
     def said(self, value: float) -> str:
         """Return the number behind its title."""
         return f"{self.title} {self.text(value)}"
+
+
+def held_out(name: str) -> str:
+    """Return what a figure of the judge is called among the metrics of RL."""
+    return f"held_out/{name}"
 
 
 FD = Metric("fd", "FD", ".2f", "lower", needs=("classifier", "reference"))

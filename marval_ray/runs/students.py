@@ -4,9 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from marval_ray.hub.layout import load_model
+from marval_ray.runs.stage import STAGES
 
-STUDENTS = ("student.safetensors", "student-gsim.safetensors")
-"""What a run of jobs/distill.py exports."""
+STUDENTS = tuple(stage.student for stage in reversed(STAGES))
+"""What a run of jobs/distill.py exports, the last stage's first."""
 
 
 def students(run: Path) -> list[Path]:
