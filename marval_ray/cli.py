@@ -50,10 +50,11 @@ def parse(config_type: type[Config], description: str | None, options: dict[str,
 def one_line(box: str) -> str:
     """Return what tyro says between the title and the next rule, and the options that it takes for similar.
 
-    Its frame is drawn in Unicode, in ASCII or not at all, as the terminal allows.
+    Its frame is drawn in Unicode, in ASCII or not at all, as the terminal allows. How to ask for help stands last; a
+    script's long path breaks its lines anywhere, also before `--help`.
     """
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
-    lines = list(dropwhile(is_rule, lines))
+    lines = list(takewhile(lambda line: not line.startswith("For full helptext"), dropwhile(is_rule, lines)))
     message = list(takewhile(lambda line: not is_rule(line), lines))
     similar = [line.split()[0] for line in lines[len(message) :] if line.startswith("--") and not is_rule(line)]
     return " ".join(message) + (f" (see {', '.join(similar)})" if similar else "")

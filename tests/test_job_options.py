@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from small import write_latents_from_1
 
 from jobs import distill, sample
+from jobs.embedded import train_classifier
 from marval_ray.cli import parse
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
@@ -26,6 +27,14 @@ SEEDED = ("distill", "sample", "evaluate", "teacher_figures", *(f"embedded/train
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seeds_that_torch_does_not_take_are_refused(job, seed):
     assert refuse(f"jobs/{job}.py", "--seed", seed).endswith(f"--seed must be in 0..2^63 - 1, got {seed}")
+
+
+@pytest.mark.parametrize("length", range(50, 57))
+def test_where_the_project_lies_changes_no_message(monkeypatch, capsys, length):
+    monkeypatch.setattr("sys.argv", ["x" * length, "--seed", "-1"])  # tyro shows it in lines of 80 characters
+    with pytest.raises(SystemExit):
+        parse(train_classifier.Config, None, {})
+    assert capsys.readouterr().err == "error: Error parsing Config: --seed must be in 0..2^63 - 1, got -1\n"
 
 
 @pytest.mark.parametrize("option", ["guard.seed", "figures.seed"])
