@@ -32,6 +32,8 @@ from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary
 from marval_ray.files.image_tables import Columns, ImageTables, read_rows
 from marval_ray.files.latents import CLASSES, CODEC, latents_schema
+from marval_ray.files.storage import Storage
+from marval_ray.runs.lock import locked
 
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
@@ -82,7 +84,13 @@ class Config:
 
 def main(config: Config) -> None:
     parts = Parts.of(config.out)
-    check_out(config, parts)
+    with locked(Storage.of(str(parts.folder))):
+        check_out(config, parts)
+        encode_into(parts, config)
+
+
+def encode_into(parts: Parts, config: Config) -> None:
+    """Encode what `parts` does not hold yet, and make one file of them."""
     columns = Columns(config.image_column, config.label_column)
     images = find_images(config.images.absolute(), columns, config.split, config.skip_bad)
     vae = load_vae(config.vae)
@@ -104,14 +112,14 @@ def check_out(config: Config, parts: Parts) -> None:
         raise ValueError(f"{config.out} is a folder: --out names the Parquet file to write")
     if config.out.exists() and not config.overwrite:
         raise ValueError(f"{config.out} exists already: choose another --out or pass --overwrite")
-    if parts.folder.exists() and not (config.resume or config.overwrite):
+    if parts.files() and not (config.resume or config.overwrite):
         raise ValueError(f"{parts.folder} holds an interrupted encoding: --resume goes on with it, --overwrite begins anew")
 
 
 def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Progress:
     """Tell how far an earlier run came that is gone on with. Raises ValueError when it was of other images or settings."""
     if not config.resume:
-        parts.remove()
+        parts.clear()
     progress, digest = parts.progress()
     if progress.images and (progress.images > len(images) or digest != images.digest(progress.images, settings)):
         raise ValueError(

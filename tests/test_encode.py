@@ -13,6 +13,8 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.mar.autoencoder import codec_id, load_vae
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.latents import CLASSES, CODEC
+from marval_ray.files.storage import Storage
+from marval_ray.runs.lock import locked
 
 ENCODE = "jobs/encode.py"
 COUNT = 20
@@ -54,6 +56,14 @@ def test_a_folder_of_classes_is_encoded_with_mirror_images(images, tmp_path):
     for place, image in zip((0, 2, 4, 6), (0, 2, 1, 3)):
         assert np.abs(got["mean"][place] - shipped["mean"][image]).max() < 5e-3
     assert np.abs(got["mean"][0] - got["mean"][1]).max() > 0.1
+
+
+def test_an_encoding_at_work_is_left_alone(images, tmp_path):
+    out = tmp_path / "latents.parquet"
+    with locked(Storage.of(str(Parts.of(out).folder))):
+        for options in ((), ("--resume",), ("--overwrite",)):
+            assert "latents.parquet.partial belongs to process" in refuse(ENCODE, "--images", images, "--out", out, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.parquet"]
 
 
 @pytest.mark.slow  # Ray starts twice

@@ -36,7 +36,7 @@ class Parts:
 
     def progress(self) -> tuple[Progress, str]:
         """Tell how far the last part goes, and the digest that came with it."""
-        files = self._files()
+        files = self.files()
         if not files:
             return Progress(), ""
         noted = json.loads(pq.read_schema(files[-1]).metadata[_PROGRESS])
@@ -49,7 +49,7 @@ class Parts:
             pq.write_table(latents.replace_schema_metadata({_PROGRESS: noted}), temporary, compression="zstd")
 
     def join(self, out: Path, group: int, schema: pa.Schema) -> Counter[int]:
-        """Write all latents to `out` in row groups of `group`, and remove the parts; return how many each class has.
+        """Write all latents to `out` in row groups of `group`, and remove the parts and their folder; return how many each class has.
 
         Raises ValueError when there are none.
         """
@@ -60,13 +60,13 @@ class Parts:
                 classes.update(table["label"].to_pylist())
             if not classes:
                 raise ValueError("no image could be encoded")
-        self.remove()
+        shutil.rmtree(self.folder)
         return classes
 
     def _groups(self, group: int, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield the latents in tables of whole row groups; the last one holds what is left."""
         rest = schema.empty_table()
-        for file in self._files():
+        for file in self.files():
             table = pa.concat_tables([rest, pq.ParquetFile(file).read().cast(schema)])
             whole = len(table) - len(table) % group
             if whole:
@@ -75,9 +75,11 @@ class Parts:
         if len(rest):
             yield rest
 
-    def remove(self) -> None:
-        """Forget all parts."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def clear(self) -> None:
+        """Forget all parts; who holds the folder's lock goes on holding it."""
+        for file in self.files():
+            file.unlink()
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the parts in their order."""
         return sorted(self.folder.glob("[0-9]*.parquet"))
