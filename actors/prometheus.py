@@ -4,7 +4,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 
 class StageSeries:
-    """The metrics of a stage's learner: each becomes a gauge when it is first set."""
+    """The metrics of a stage's learner: each becomes a gauge when it is first set, `reward` of RL as marval_rl_reward."""
 
     def __init__(self, stage: str):
         self.stage = stage

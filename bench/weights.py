@@ -10,7 +10,7 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.crew.pool import ObjectStore
+from actors.crew.broadcast import ObjectStore
 from marval_ray import cli
 from marval_ray.files.flat import DTYPES, Packer, unpack
 from marval_ray.types import Weights

@@ -1,16 +1,22 @@
-"""Clients of the HTTP interface in this process, with any backend behind it."""
+"""Clients of the HTTP interface in this process, with any backend behind it, and the real sampler without Ray."""
 
+import asyncio
+import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from actors.serving.api import Backend, Png, Rules, State, make_app
-from actors.serving.endpoint import card_of
+from actors.serving.endpoint import card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig
-from marval_ray.families.mar.batching import Wish
-from marval_ray.hub.layout import read_config
+from actors.serving.sampler_replica import Sampler
+from marval_ray.families.base import Wish
+from marval_ray.hub.layout import codec_beside, read_config
 
 CONFIG = EndpointConfig(threads=1)
 MODEL = read_config(CONFIG.checkpoint.parent)
@@ -44,3 +50,29 @@ def check_refused(answer: httpx.Response, status: int, sentence: str) -> None:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert sentence in error["message"] and "\n" not in error["message"]
+
+
+def sampler_of(config: EndpointConfig) -> Sampler:
+    """A replica without a student."""
+    return Sampler(config, MODEL, codec_beside(config.checkpoint))
+
+
+@contextmanager
+def serving(config: EndpointConfig) -> Iterator[Sampler]:
+    """A replica that draws with the embedded student."""
+    sampler = sampler_of(config)
+    asyncio.run(sampler.reconfigure(user_config(config.checkpoint)))
+    yield sampler
+    sampler.thread.close()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content))).astype(int)
+
+
+def wait_for_idle(sampler: Sampler) -> None:
+    """Nothing is drawn for nobody: much faster than the images would take."""
+    end = time.monotonic() + 5
+    while sampler.thread.active:
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -2,44 +2,23 @@
 
 import asyncio
 import base64
-import io
 import json
-import os
-import shutil
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from api_client import CONFIG, MODEL, check_refused, client_of
-from PIL import Image
+from api_client import CONFIG, check_refused, client_of, pixels, serving, wait_for_idle
 from servers import PATH
-from small import wish
 
 from actors.serving.api import Backend, PartialImage
-from actors.serving.endpoint import application, build, card_of, user_config
-from actors.serving.endpoint_config import EndpointConfig, read_key
 from actors.serving.refusals import Busy
-from actors.serving.sampler_replica import Sampler
-from marval_ray.class_names import find_class
-from marval_ray.files.fit import save_weights
-from marval_ray.files.tensors import read_state
-from marval_ray.hub.layout import codec_beside, save_model
-from marval_ray.runs.students import student_of
-
-
-def sampler_of(config: EndpointConfig) -> Sampler:
-    return Sampler(config, MODEL, codec_beside(config.checkpoint))
 
 
 @pytest.fixture(scope="module")
 def sampler():
-    sampler = sampler_of(CONFIG)
-    asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
-    yield sampler
-    sampler.thread.close()
+    with serving(CONFIG) as sampler:
+        yield sampler
 
 
 def backend(sampler) -> Backend:
@@ -50,10 +29,6 @@ def backend(sampler) -> Backend:
 def client(sampler):
     with client_of(backend(sampler)) as client:
         yield client
-
-
-def pixels(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content))).astype(int)
 
 
 def images(answer) -> list[np.ndarray]:
@@ -154,14 +129,6 @@ def test_a_stream_beyond_its_deadline_ends_with_an_error():
     assert last["error"]["code"] == "504"
 
 
-def wait_for_idle(sampler) -> None:
-    """Nothing is drawn for nobody: much faster than the images would take."""
-    end = time.monotonic() + 5
-    while sampler.thread.active:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_busy_servers_say_when_to_come_back(sampler):
     async def nobody(*_):
         raise Busy
@@ -175,138 +142,3 @@ def test_busy_servers_say_when_to_come_back(sampler):
             answer = client.post(PATH, json=body)
             check_refused(answer, 503, "too many requests are waiting")
             assert answer.headers["retry-after"] == "1"
-
-
-def test_an_image_that_nobody_waits_for_is_not_drawn_on(sampler):
-    async def give_up():
-        task = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
-        while not sampler.thread.active:
-            await asyncio.sleep(0.001)
-        task.cancel()
-
-    asyncio.run(give_up())
-    wait_for_idle(sampler)
-
-
-def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
-    """asyncio cancels the future that it waits for; the sampler still ends it, and goes on."""
-    ticket = sampler.thread.submit(wish(1, 1, loops=4))
-    assert not ticket.picture.cancel()
-    assert ticket.picture.result(timeout=30).pixels.shape == (28, 28, 1)
-    for delay in (0.02 * k for k in range(12)):  # some of them end in the very loop that is the image's last
-        with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(sampler.draw(wish(1, 1, loops=64)), delay / 10 + 0.001))
-    assert asyncio.run(sampler.draw(wish(1, 1, loops=4))).version
-
-
-def test_a_new_student_takes_over_between_images(sampler, tmp_path):
-    """Images that are under way end with the student that they began with."""
-    state = {name: value * 1.05 for name, value in read_state(CONFIG.checkpoint).items()}
-    shutil.copy(CONFIG.checkpoint.parent / "config.json", tmp_path)
-    save_weights(tmp_path / "student.safetensors", state, next(iter(state.values())).dtype)
-
-    async def swap():
-        before = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
-        while not sampler.thread.active:
-            await asyncio.sleep(0.001)
-        await sampler.reconfigure(user_config(tmp_path / "student.safetensors"))
-        after = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
-        return await before, await after
-
-    try:
-        first = asyncio.run(sampler.draw(wish(1, 1, loops=64)))
-        before, after = asyncio.run(swap())
-    finally:
-        asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
-    assert before.version == first.version != after.version
-    assert abs(pixels(before.content) - pixels(first.content)).max() <= 1
-    assert (pixels(after.content) != pixels(first.content)).any()
-
-
-def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
-    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
-    asyncio.run(sampler.reconfigure(user_config(CONFIG.checkpoint)))
-    tickets = [sampler.thread.submit(wish(0, seed)) for seed in range(4)]
-    sampler.thread.close()
-    for ticket in [*tickets, sampler.thread.submit(wish(0, 9))]:
-        with pytest.raises(RuntimeError, match="has ended"):
-            ticket.picture.result(timeout=10)
-    with pytest.raises(RuntimeError, match="has ended"):
-        sampler.check_health()
-
-
-def test_beyond_the_queue_nothing_is_drawn():
-    async def crowd(sampler: Sampler) -> tuple[list, list]:
-        await sampler.reconfigure(user_config(CONFIG.checkpoint))
-        drawn = await asyncio.gather(*(sampler.draw(wish(1, seed, loops=64)) for seed in range(10)))
-        return drawn, [item async for item in sampler.watch(wish(1, 1, loops=4), 1)]
-
-    sampler = sampler_of(replace(CONFIG, batch=2, queue=4))
-    drawn, watched = asyncio.run(crowd(sampler))
-    sampler.thread.close()
-    assert [png is None for png in drawn] == [False] * 6 + [True] * 4
-    assert len(watched) == 2
-
-
-def test_of_a_run_the_newest_student_that_can_be_read_is_served(tmp_path):
-    for name, age in (("student", 0), ("student-gsim", 100)):
-        save_model(tmp_path, name, read_state(CONFIG.checkpoint), MODEL, torch.float32)
-        os.utime(tmp_path / f"{name}.safetensors", (time.time() - age,) * 2)
-    assert student_of(tmp_path).name == "student.safetensors"
-    (tmp_path / "student.safetensors").write_bytes(b"half of a file")
-    assert student_of(tmp_path).name == "student-gsim.safetensors"
-    (tmp_path / "student-gsim.safetensors").unlink()
-    with pytest.raises(ValueError, match="has no student that can be read"):
-        student_of(tmp_path)
-
-
-def test_prompts_find_the_longest_name():
-    names = ["shirt", "t-shirt", "boot", "ankle boot", "dress"]
-    for text, label in {"a T-shirt": 1, "SHIRTS!": 0, "an ankle boot, a dress": 3, "two dresses": 4, "dressed": None, "": None}.items():
-        assert find_class(text, names) == label, text
-
-
-def test_arguments_of_a_config_file_are_checked(tmp_path):
-    for args, sentence in [
-        ({"stepz": 3}, "stepz"), ({"steps": 65}, "more than the 64 tokens"), ({"batch": 0}, "batch must be more than 0"),
-        ({"max_replicas": 0}, "max_replicas 0 is less"), ({"checkpoint": str(tmp_path / "none")}, "config.json is missing"),
-    ]:  # fmt: skip
-        with pytest.raises(ValueError, match=sentence):
-            build(args)
-
-
-def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv("MARVAL_API_KEY", raising=False)
-    assert read_key(None) is None
-    monkeypatch.setenv("MARVAL_API_KEY", "from-environment")
-    assert read_key(None) == "from-environment"
-    for content in (b"from-file", b"from-file\n", b"from-file\r\n", b"\xef\xbb\xbffrom-file\n"):
-        (tmp_path / "key").write_bytes(content)
-        assert read_key(tmp_path / "key") == "from-file"
-
-
-@pytest.mark.parametrize("content, sentence", [
-    (b"", "is empty"), (b"\n", "is empty"), (b" \t\n", "is empty"), (b"one\ntwo\n", "must be one line of ASCII"),
-    ("schlüssel".encode(), "must be one line of ASCII"), (b"two words", "must be one line of ASCII"),
-    (b"nul\0", "must be one line of ASCII"),
-    (b"\xff\xfek\0", "cannot be read as a line of text"),
-])  # fmt: skip
-def test_keys_that_no_header_can_carry_are_refused(tmp_path, monkeypatch, content, sentence):
-    (tmp_path / "key").write_bytes(content)
-    with pytest.raises(ValueError, match=sentence):
-        application(EndpointConfig(key_file=tmp_path / "key"))
-    if b"\0" not in content:
-        monkeypatch.setenv("MARVAL_API_KEY", content.decode())
-        with pytest.raises(ValueError, match=f"MARVAL_API_KEY {sentence}"):
-            application(EndpointConfig())
-
-
-def test_key_files_that_are_none_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ValueError, match=f"--key-file {path} cannot be read"):
-            application(EndpointConfig(key_file=path))
-
-
-def test_names_of_classes_from_a_file(tmp_path):
-    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"), encoding="utf-8")
-    assert card_of(replace(CONFIG, classes=tmp_path / "names.txt"), MODEL).classes == tuple("abcdefghij")

@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import os
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 import torch
+from api_client import MODEL, pixels, sampler_of, serving, wait_for_idle
 from small import wish
 
 from actors.serving.endpoint import user_config
@@ -14,23 +18,18 @@ from actors.serving.sampler_replica import Sampler
 from marval_ray.embedded import assets_index
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
-from marval_ray.hub.layout import codec_beside, read_config
+from marval_ray.hub.layout import save_model
+from marval_ray.runs.students import student_of
 
 STUDENT = assets_index.STUDENT
-CONFIG = EndpointConfig(threads=1, batch=1)
+CONFIG = EndpointConfig(threads=1, batch=2)
 STATE = read_state(STUDENT)
-
-
-def sampler_of(config: EndpointConfig) -> Sampler:
-    return Sampler(config, read_config(STUDENT.parent), codec_beside(STUDENT))
 
 
 @pytest.fixture(scope="module")
 def sampler():
-    sampler = sampler_of(CONFIG)
-    asyncio.run(sampler.reconfigure(user_config(STUDENT)))
-    yield sampler
-    sampler.thread.close()
+    with serving(CONFIG) as sampler:
+        yield sampler
 
 
 @pytest.fixture
@@ -117,3 +116,84 @@ def test_a_new_replica_without_any_student_says_why(run):
         spoil(run)
         with pytest.raises(ValueError, match=sentence):
             asyncio.run(sampler_of(CONFIG).reconfigure({"checkpoint": str(run)}))
+
+
+def test_an_image_that_nobody_waits_for_is_not_drawn_on(sampler):
+    async def give_up():
+        task = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
+        while not sampler.thread.active:
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(give_up())
+    wait_for_idle(sampler)
+
+
+def test_whoever_stops_waiting_does_not_stop_the_sampler(sampler):
+    """asyncio cancels the future that it waits for; the sampler still ends it, and goes on."""
+    ticket = sampler.thread.submit(wish(1, 1, loops=4))
+    assert not ticket.picture.cancel()
+    assert ticket.picture.result(timeout=30).pixels.shape == (28, 28, 1)
+    for delay in (0.02 * k for k in range(12)):  # some of them end in the very loop that is the image's last
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(sampler.draw(wish(1, 1, loops=64)), delay / 10 + 0.001))
+    assert asyncio.run(sampler.draw(wish(1, 1, loops=4))).version
+
+
+def test_a_new_student_takes_over_between_images(sampler, run):
+    """Images that are under way end with the student that they began with."""
+    export(run, {name: 1.05 * value for name, value in STATE.items()})
+
+    async def swap():
+        before = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
+        while not sampler.thread.active:
+            await asyncio.sleep(0.001)
+        await sampler.reconfigure(user_config(run / "student.safetensors"))
+        after = asyncio.create_task(sampler.draw(wish(1, 1, loops=64)))
+        return await before, await after
+
+    try:
+        first = asyncio.run(sampler.draw(wish(1, 1, loops=64)))
+        before, after = asyncio.run(swap())
+    finally:
+        asyncio.run(sampler.reconfigure(user_config(STUDENT)))
+    assert before.version == first.version != after.version
+    assert abs(pixels(before.content) - pixels(first.content)).max() <= 1
+    assert (pixels(after.content) != pixels(first.content)).any()
+
+
+def test_a_dead_thread_is_unhealthy_and_leaves_nobody_waiting():
+    sampler = sampler_of(replace(CONFIG, queue=4))
+    asyncio.run(sampler.reconfigure(user_config(STUDENT)))
+    tickets = [sampler.thread.submit(wish(0, seed)) for seed in range(4)]
+    sampler.thread.close()
+    for ticket in [*tickets, sampler.thread.submit(wish(0, 9))]:
+        with pytest.raises(RuntimeError, match="has ended"):
+            ticket.picture.result(timeout=10)
+    with pytest.raises(RuntimeError, match="has ended"):
+        sampler.check_health()
+
+
+def test_beyond_the_queue_nothing_is_drawn():
+    async def crowd(sampler: Sampler) -> tuple[list, list]:
+        await sampler.reconfigure(user_config(STUDENT))
+        drawn = await asyncio.gather(*(sampler.draw(wish(1, seed, loops=64)) for seed in range(10)))
+        return drawn, [item async for item in sampler.watch(wish(1, 1, loops=4), 1)]
+
+    sampler = sampler_of(replace(CONFIG, queue=4))
+    drawn, watched = asyncio.run(crowd(sampler))
+    sampler.thread.close()
+    assert [png is None for png in drawn] == [False] * 6 + [True] * 4
+    assert len(watched) == 2
+
+
+def test_of_a_run_the_newest_student_that_can_be_read_is_served(tmp_path):
+    for name, age in (("student", 0), ("student-gsim", 100)):
+        save_model(tmp_path, name, STATE, MODEL, torch.float32)
+        os.utime(tmp_path / f"{name}.safetensors", (time.time() - age,) * 2)
+    assert student_of(tmp_path).name == "student.safetensors"
+    (tmp_path / "student.safetensors").write_bytes(b"half of a file")
+    assert student_of(tmp_path).name == "student-gsim.safetensors"
+    (tmp_path / "student-gsim.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no student that can be read"):
+        student_of(tmp_path)

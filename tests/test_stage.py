@@ -1,12 +1,17 @@
 """Stages: their files, their names, their metrics."""
 
+import json
+from dataclasses import dataclass
+
 import pytest
 
 from actors.screen import ROWS
 from marval_ray.config import LearnerConfig
 from marval_ray.evaluation.metrics import SCORES
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.files.storage import Storage
-from marval_ray.presets import PRESETS
+from marval_ray.hub.layout import read_config
+from marval_ray.presets import MODELS, PRESETS
 from marval_ray.runs.folder import OWN, RECORDS, open_run_folder
 from marval_ray.runs.stage import GSIM, RL, STAGES, read_metrics, rows_of, stages_of
 from marval_ray.runs.students import STUDENTS
@@ -37,12 +42,20 @@ def test_the_bar_and_the_live_table_name_the_figures_of_the_judge():
     assert {name for name in RL.shown if name.startswith("held_out/")} <= set(ROWS["held out"])
 
 
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    model: ModelConfig = MODELS["tiny"]
+
+
 def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(tmp_path):
     for name in OWN:
         (tmp_path / name).write_text("", encoding="utf-8")
     for name in ("losses.png", "mine.txt"):
         (tmp_path / name).write_text("", encoding="utf-8")
-    open_run_folder(Storage.of(str(tmp_path)), LearnerConfig(), overwrite=True)
+    open_run_folder(Storage.of(str(tmp_path)), Settings(), overwrite=True)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["family"] == "mar"
+    assert read_config(tmp_path) == MODELS["tiny"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "mine.txt"]
 
 

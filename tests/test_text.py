@@ -2,7 +2,7 @@
 
 import pytest
 
-from marval_ray.class_names import names_of
+from marval_ray.class_names import find_class, names_of
 from marval_ray.files.atomic import check_out
 from marval_ray.files.text import read_json, read_text
 from marval_ray.prompts import read_prompts
@@ -60,3 +60,9 @@ def test_outputs_that_cannot_be_written_are_refused_early(tmp_path):
         check_out(tmp_path / "file/deeper/x.png")
     with pytest.raises(ValueError, match="is a folder: name a file to write"):
         check_out(tmp_path)
+
+
+def test_prompts_find_the_longest_name():
+    names = ["shirt", "t-shirt", "boot", "ankle boot", "dress"]
+    for text, label in {"a T-shirt": 1, "SHIRTS!": 0, "an ankle boot, a dress": 3, "two dresses": 4, "dressed": None, "": None}.items():
+        assert find_class(text, names) == label, text

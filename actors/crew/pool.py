@@ -8,14 +8,14 @@ restarts and retries recover a lost worker; `Patience` makes a lost one of any t
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import ray
-import torch
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.crew.broadcast import TRANSPORTS
 from actors.errors import WorkerError
 from actors.patience import Patience
 from marval_ray.config import RLConfig, RoleConfig
@@ -52,30 +52,6 @@ def hire(cls: type, role: RoleConfig, name: str, group: PlacementGroup, bundles:
         ).remote(*args, role.threads)
         for index, bundle in enumerate(bundles)
     ]  # fmt: skip
-
-
-class WeightTransport(Protocol):
-    """How weights reach the rollout workers: what `publish` returns is passed to them as an argument."""
-
-    def publish(self, weights: Weights) -> ray.ObjectRef: ...
-
-
-class ObjectStore:
-    """One object a version; workers of one node share its memory."""
-
-    def publish(self, weights: Weights) -> ray.ObjectRef:
-        return ray.put(weights)
-
-
-class DirectTransport:
-    """Ray Direct Transport (NIXL): the buffer stays on the learner's GPU until a worker reads it. Experimental."""
-
-    def publish(self, weights: Weights) -> ray.ObjectRef:
-        buffer: Any = torch.as_tensor(weights.buffer).cuda()
-        return ray.put(replace(weights, buffer=buffer), _tensor_transport="nixl")
-
-
-TRANSPORTS: dict[str, type[WeightTransport]] = {"object_store": ObjectStore, "direct": DirectTransport}
 
 
 @dataclass(frozen=True)

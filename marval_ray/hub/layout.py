@@ -1,4 +1,7 @@
-"""The one format of a model on disk: safetensors beside a config.json, which names the family, its sizes and the codec."""
+"""The one format of a model on disk: safetensors beside a config.json, which names the family, its sizes and the codec.
+
+A run's folder is such a folder: its config.json says this of the model besides all settings (`marval_ray.runs.folder`).
+"""
 
 from dataclasses import asdict
 from pathlib import Path

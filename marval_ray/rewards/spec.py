@@ -105,7 +105,7 @@ CLASSES = {
     "hpsv2": ("hps", "HPSReward"),
     "image_reward": ("image_reward", "ImageReward"),
 }
-"""Module and class of each kind that is read from files."""
+"""Module and class of each kind that is read from files. Beside what a `Reward` has, the class has `load(place)` and `check(place)`."""
 KINDS = (*CLASSES, "plugin")
 HUB = ("pickscore", "clip")
 """Kinds whose place may be a name on the Hugging Face hub."""

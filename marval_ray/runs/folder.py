@@ -1,4 +1,4 @@
-"""The place of a run: fresh, resumed or overwritten, and never by accident."""
+"""The folder of a run: which files it holds, and whether it begins fresh, goes on or is overwritten, never by accident."""
 
 import json
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import Any
 from marval_ray.files.atomic import write_json
 from marval_ray.files.places import portable
 from marval_ray.files.storage import ERRORS, Storage
+from marval_ray.hub.layout import described
 from marval_ray.runs.stage import STAGES
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
@@ -21,7 +22,7 @@ OWN = ("config.json", "tensorboard", "summary.json", "report.html", ERRORS, *(na
 
 
 def check_run_folder(storage: Storage, config: Any, resume: bool, overwrite: bool) -> None:
-    """Raise ValueError unless a run of `config` (a dataclass) may use `storage`, whose records were pulled.
+    """Raise ValueError unless a run of `config` (a dataclass with a `model`) may use `storage`, whose records were pulled.
 
     A place that holds a run needs `resume` or `overwrite`; a resumed run keeps the settings that it began with.
     """
@@ -55,7 +56,8 @@ def _check_same(path: Path, resolved: dict, storage: Storage) -> None:
 
 
 def _plain(config: Any) -> dict:
-    return json.loads(json.dumps(asdict(config), default=portable))
+    """Return what the run's config.json says: all settings, and of the model what `read_config` asks for."""
+    return json.loads(json.dumps(asdict(config) | described(config.model), default=portable))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
