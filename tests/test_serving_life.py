@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -167,7 +168,8 @@ def test_the_shipped_config_file_serves(tmp_path):
     config.write_text((ROOT / "jobs/serve.yaml").read_text(encoding="utf-8").replace("8000", str(port)))
     with (tmp_path / "log").open("w") as log:
         command = [Path(sys.executable).with_name("serve"), "run", config]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it, and so would their children
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=heard)
     try:
         running = Server(f"http://127.0.0.1:{port}", process.pid)
         wait_until(lambda: answers(running), 120)
