@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read with torch: the threads of many processes on few cores wait without spinning
+
 import pytest
+from commands import succeed
 from jaxtyping import install_import_hook
+from short import DISTILL, SHORT
 
 from marval_ray.environment import before_ray
 
@@ -36,3 +40,11 @@ def mar_fixture_path(request) -> Path:
 @pytest.fixture(scope="session")
 def vae_fixture_path(request) -> Path:
     return request.config.getoption("--vae-fixture")
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """A finished run of four updates of GSIM, with two checkpoints: to be read or copied, not changed."""
+    folder = tmp_path_factory.mktemp("distill") / "run"
+    succeed(DISTILL, "--out", folder, "--learner.steps", 4, *SHORT)
+    return folder

@@ -12,8 +12,8 @@ import torch
 from commands import succeed
 from PIL import Image
 from servers import server
+from short import DISTILL, QUICK, QUICK_RL
 from small import wish
-from test_jobs import DISTILL, QUICK, QUICK_RL
 
 from marval_ray.diffusion.samplers import Ancestral, OneStep
 from marval_ray.draws import Draws

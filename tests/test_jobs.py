@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, help_of, refuse, succeed
 from PIL import Image
+from short import DISTILL, OUTPUTS, SHORT
 from small import MODEL, write_random_latents, write_teacher
 
 from marval_ray.embedded import assets_index
@@ -20,30 +21,6 @@ from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
 from marval_ray.runs.stage import read_metrics
-
-DISTILL = "jobs/distill.py"
-QUICK = (
-    "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
-    "--figures.teacher", "None", "--figures.samples", 20, "--figures.loops", 1, 2, "--figures.per-class", 1,
-    "--figures.sampler.steps", 2,
-)  # fmt: skip
-SHORT = ("--stages", "gsim", *QUICK)
-QUICK_RL = (
-    "--rl.rewards", "plugin:small_reward:Brightness", "--rl.loops", 2, "--rl.last", 2, "--rl-learner.batch", 4,
-    "--rl-learner.checkpoint-every", 1, "--guard.every", 1, "--guard.samples", 20, "--guard.loops", 2, "--guard.patience", 9,
-)  # fmt: skip
-OUTPUTS = {
-    "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
-    "student_after.png", "grid.png", "losses.png", "loops.png", "summary.json", "report.html",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
-    """A run of four updates."""
-    folder = tmp_path_factory.mktemp("distill") / "run"
-    succeed(DISTILL, "--out", folder, "--learner.steps", 4, *SHORT)
-    return folder
 
 
 def test_distillation_writes_what_people_look_at(run_folder):
@@ -78,19 +55,19 @@ def test_a_run_goes_on_only_when_asked_to(run_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_signals_end_a_run_with_a_checkpoint_from_which_it_goes_on_and_a_run_at_work_is_left_alone(tmp_path):
-    out, options = tmp_path / "run", ("--learner.steps", 500, *SHORT)
-    job = at_work(tmp_path / "log", out, 3, *options)
-    for way in ("--resume", "--overwrite"):
-        assert f"belongs to process {job.pid} on" in refuse(DISTILL, "--out", out, way, *options)
-    stop(job, signal.SIGINT, tmp_path / "log")
+def test_signals_end_a_run_with_a_checkpoint_from_which_it_goes_on_and_a_run_at_work_is_left_alone(run_folder, tmp_path):
+    out, options = tmp_path / "run", ("--resume", "--learner.steps", 500, *SHORT)
+    shutil.copytree(run_folder, out)
     done = len(recorded(out))
-    assert 3 <= done < 500
-    stop(at_work(tmp_path / "log", out, done + 1, "--resume", *options), signal.SIGTERM, tmp_path / "log")
-    done = len(recorded(out))
-    assert done < 500
-    succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 2, *SHORT)
-    assert recorded(out) == list(range(1, done + 3))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        job = at_work(tmp_path / "log", out, done + 1, *options)
+        if number == signal.SIGINT:
+            for way in ("--resume", "--overwrite"):
+                assert f"belongs to process {job.pid} on" in refuse(DISTILL, "--out", out, way, *options[1:])
+        stop(job, number, tmp_path / "log")
+        assert done < len(recorded(out)) < 500
+        done = len(recorded(out))
+    assert recorded(out) == list(range(1, done + 1))
 
 
 def at_work(log: Path, out: Path, rows: int, *options: object) -> subprocess.Popen:

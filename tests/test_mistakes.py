@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, refuse, run, succeed
-from test_jobs import DISTILL, QUICK, QUICK_RL, SHORT
+from short import DISTILL, QUICK, QUICK_RL, SHORT
 
 from marval_ray.embedded import assets_index
 from marval_ray.presets import MODELS
@@ -77,19 +77,16 @@ def test_a_plugin_that_is_not_there_is_refused_before_ray_starts(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
-    out = tmp_path / "run"
-    succeed(DISTILL, "--out", out, "--learner.steps", 4, *SHORT)
-    whole = tmp_path / "whole"
-    shutil.copytree(out, whole)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run_folder, tmp_path):
+    out, hopeless = (shutil.copytree(run_folder, tmp_path / name) for name in ("run", "hopeless"))
     before, last = sorted((out / "train").glob("checkpoint_2*"))
     cut(last)
     told = succeed(DISTILL, "--out", out, "--resume", "--learner.steps", 5, *SHORT)
     assert f"{last}: " in told and "going on from the checkpoint before it" in told
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3, 4, 5]
-    for folder in (whole / "train").glob("checkpoint_2*"):
+    for folder in (hopeless / "train").glob("checkpoint_2*"):
         cut(folder)
-    message = fail(DISTILL, "--out", whole, "--resume", "--learner.steps", 5, *SHORT)
+    message = fail(DISTILL, "--out", hopeless, "--resume", "--learner.steps", 5, *SHORT)
     assert "no checkpoint is whole" in message and "start anew with --overwrite" in message
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from commands import ROOT
 from servers import free_port, wait_until
-from test_jobs import DISTILL, QUICK, QUICK_RL
+from short import DISTILL, QUICK, QUICK_RL
 
 PROMETHEUS = shutil.which("prometheus")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "RAY_metrics_report_interval_ms": "1000"}

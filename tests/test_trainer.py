@@ -18,7 +18,6 @@ from actors.learning.trainer import LearnerError, train
 from actors.resources import check_resources, resources
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.files.storage import Storage
-from marval_ray.files.tensors import read_state
 from marval_ray.runs.stage import read_metrics
 
 
@@ -55,16 +54,6 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"generator/loss", "auxiliary/mse", "images_per_second", "skipped"} <= rows[0].keys()
     assert list((tmp_path / "parts" / "tensorboard" / "gsim").glob("events*"))
-
-
-@pytest.mark.slow
-def test_zero_stages_with_two_workers_equal_stage_0(run, tmp_path):
-    """Adam divides by the gradient's size, so sums in another order show up where it is near zero: compared with how
-    far the weights went, the gap is small."""
-    plain, *sharded = (trained(with_learner(run, workers=2, zero_stage=stage), tmp_path / str(stage)) for stage in range(4))
-    start = {name: value for name, value in read_state(run.matching.teacher).items() if name in plain}
-    for result in sharded:
-        assert largest_gap(plain, result) < 0.01 * largest_gap(plain, start)
 
 
 @pytest.mark.slow
