@@ -153,7 +153,7 @@ def test_a_process_that_hangs_and_killed_ones_change_nothing(plan, tmp_path):
     assert rows[6]["flow/replaced_workers"] == 1  # the one that hung; what died is Ray's to restart
 
 
-def wait_for_rows(path: Path, rows: int, seconds: float = 120) -> None:
+def wait_for_rows(path: Path, rows: int, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) < rows:
         assert time.monotonic() < end, f"{path} does not get to {rows} rows"
