@@ -55,3 +55,9 @@ def write_latents_from_1(path: Path) -> Path:
     labels = pa.array([label + 1 for label in table["label"].to_pylist()], pa.int64())
     pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", labels), path)
     return path
+
+
+def largest_gap(a: dict, b: dict) -> float:
+    """Of two sets of weights of the same names."""
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)

@@ -67,7 +67,8 @@ def test_signals_end_a_run_with_a_checkpoint_from_which_it_goes_on_and_a_run_at_
         stop(job, number, tmp_path / "log")
         assert done < len(recorded(out)) < 500
         done = len(recorded(out))
-    assert recorded(out) == list(range(1, done + 1))
+    succeed(DISTILL, "--out", out, "--resume", "--learner.steps", done + 2, *SHORT)
+    assert recorded(out) == list(range(1, done + 3))
 
 
 def at_work(log: Path, out: Path, rows: int, *options: object) -> subprocess.Popen:

@@ -16,7 +16,7 @@ from chaos import disturb
 from ray.util.state import list_actors
 from rich.console import Console
 from safetensors.torch import load_file
-from small import MODEL, write_random_latents, write_teacher
+from small import MODEL, largest_gap, write_random_latents, write_teacher
 
 from actors.crew.pool import Crew
 from actors.learning.gsim import Matching
@@ -83,11 +83,6 @@ def trained(plan: Plan, folder: Path, crew: Crew | None = None) -> dict[str, tor
     return load_file(train(RLRun.of(plan, crew), Storage.of(str(folder)), RL) / "ema.safetensors")
 
 
-def gap(a: dict, b: dict) -> float:
-    assert a.keys() == b.keys()
-    return max((a[name] - b[name]).abs().max().item() for name in a)
-
-
 def metrics(folder: Path) -> list[dict[str, float]]:
     return read_metrics(folder / "metrics-rl.jsonl")
 
@@ -97,7 +92,7 @@ def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
     with hired(plan) as crew:
         whole = trained(plan, tmp_path / "whole", crew)
         trained(with_learner(plan, steps=6), tmp_path / "parts", crew)
-        assert gap(whole, trained(plan, tmp_path / "parts", crew)) == 0
+        assert largest_gap(whole, trained(plan, tmp_path / "parts", crew)) == 0
     rows = metrics(tmp_path / "whole")
     assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_std"]
     assert {row["flow/staleness"] for row in rows} == {0}
@@ -147,7 +142,7 @@ def test_a_process_that_hangs_and_killed_ones_change_nothing(plan, tmp_path):
             wait_for_rows(tmp_path / "harmed" / "metrics-rl.jsonl", rows)
             actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
             os.kill(actors[0].pid, signal.SIGKILL)
-        assert gap(whole, result.result(timeout=240)) == 0
+        assert largest_gap(whole, result.result(timeout=240)) == 0
     rows = metrics(tmp_path / "harmed")
     assert [row["step"] for row in rows] == list(range(1, 31))
     assert rows[6]["flow/replaced_workers"] == 1  # the one that hung; what died is Ray's to restart
@@ -167,7 +162,7 @@ def test_stale_rollouts_keep_their_bound_and_do_not_depend_on_timing(plan, tmp_p
             stale = with_rl(with_learner(plan, steps=8), max_staleness=staleness)
             once = trained(stale, tmp_path / f"{staleness}", crew)
             assert max(row["flow/staleness"] for row in metrics(tmp_path / f"{staleness}")) == staleness
-        assert gap(once, trained(stale, tmp_path / "again", crew)) == 0
+        assert largest_gap(once, trained(stale, tmp_path / "again", crew)) == 0
 
 
 @pytest.mark.slow
@@ -225,7 +220,7 @@ def test_ten_minutes_of_chaos_change_nothing(tmp_path):
         harm = disturb(seed=0, seconds=600, over=result.done)
         print(harm)
         assert not result.done(), "the run was over before the harm"
-        assert gap(whole, result.result(timeout=900)) == 0
+        assert largest_gap(whole, result.result(timeout=900)) == 0
     assert len(harm) >= 9, harm
     assert learnt(tmp_path / "disturbed") == learnt(tmp_path / "whole")
 

@@ -74,7 +74,6 @@ def test_the_job_runs_on_a_cluster(cluster):
     assert failed.returncode != 0 and "holds a finished run" in failed.stdout
 
 
-@pytest.mark.parametrize("cluster", ["token"], indirect=True)  # with one, more can go wrong
 def test_the_job_connects_to_a_cluster(cluster, tmp_path):
     env, _ = cluster
     done = run(DISTILL, "--learner.steps", 2, *SHORT, "--out", tmp_path / "connected", env=env)

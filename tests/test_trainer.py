@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 from safetensors.torch import load_file
-from small import MODEL, write_random_latents, write_teacher
+from small import MODEL, largest_gap, write_random_latents, write_teacher
 
 from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.trainer import LearnerError, train
@@ -38,11 +38,6 @@ def trained(run: GSIMRun, folder: Path) -> dict:
     """The averaged student after training in `folder`."""
     folder.mkdir(exist_ok=True)
     return load_file(train(run, Storage.of(str(folder))) / "ema.safetensors")
-
-
-def largest_gap(a: dict, b: dict) -> float:
-    assert a.keys() == b.keys()
-    return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(run, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from small import MODEL, write_random_latents, write_teacher
+from small import MODEL, largest_gap, write_random_latents, write_teacher
 
 from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from actors.learning.learner import AVERAGE
@@ -42,8 +42,3 @@ def test_zero_stages_with_two_ranks_equal_stage_0(tmp_path):
     start = {name: value for name, value in read_state(teacher).items() if name in plain}
     for result in sharded:
         assert largest_gap(plain, result) < 0.01 * largest_gap(plain, start)
-
-
-def largest_gap(a: dict, b: dict) -> float:
-    assert a.keys() == b.keys()
-    return max((a[name] - b[name]).abs().max().item() for name in a)
