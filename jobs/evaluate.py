@@ -9,7 +9,7 @@ FD falls with the number of images: compare equal numbers only.
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.files.atomic import check_out, write_json
 from marval_ray.files.images import read_npz, to_tensor
@@ -31,7 +31,10 @@ class Config(Source):
     """Score the images of this file (jobs/sample.py --out NAME.npz) instead of drawing some."""
     classifier: Path = assets_index.CLASSIFIER
     reference: Path = assets_index.REFERENCE
-    """Feature statistics of the real images that samples are compared with."""
+    """Judge A's feature statistics of the real images that samples are compared with."""
+    classifier_b: Path | None = assets_index.CLASSIFIER_B
+    """Judge B, whose figures end in _b; None leaves it out."""
+    reference_b: Path | None = assets_index.REFERENCE_B
     out: Path | None = None
     """Also write the figures to this JSON file."""
 
@@ -39,37 +42,37 @@ class Config(Source):
 def main(config: Config) -> None:
     if config.out:
         check_out(config.out)
-    evaluator = Evaluator.load(config.classifier, config.reference)
-    row = score_file(config.npz, evaluator) if config.npz else score_model(config, evaluator)
+    judges = Judges.load((config.classifier, config.reference), (config.classifier_b, config.reference_b))
+    row = score_file(config.npz, judges) if config.npz else score_model(config, judges)
     row = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
     print(json.dumps(row))
     if config.out:
         write_json(config.out, row)
 
 
-def score_file(path: Path, evaluator: Evaluator) -> Row:
+def score_file(path: Path, judges: Judges) -> Row:
     pixels, labels = read_npz(path)
     images, classes = to_tensor(pixels), torch.from_numpy(labels.astype("int64"))
     try:
-        scores = evaluator.score(images, classes)
+        scores = judges.score(images, classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    warn(evaluator, classes)
-    return asdict(scores)
+    warn(judges, classes)
+    return scores
 
 
-def score_model(config: Config, evaluator: Evaluator) -> Row:
+def score_model(config: Config, judges: Judges) -> Row:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
-    evaluator.check_labels(labels)  # before they are drawn
+    judges.a.check_labels(labels)  # before they are drawn
     name = "teacher" if config.teacher else "student"
-    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, evaluator)
-    warn(evaluator, labels)
+    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, judges)
+    warn(judges, labels)
     return row
 
 
-def warn(evaluator: Evaluator, labels: Tensor) -> None:
-    for caveat in evaluator.caveats(labels):
+def warn(judges: Judges, labels: Tensor) -> None:
+    for caveat in judges.a.caveats(labels):
         print(f"warning: {caveat}", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ from marval_ray.config import check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral, Schedule
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.sweep import Row, best, images_per_second, measure
 from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
@@ -29,6 +29,9 @@ class Config:
     vae: Path = assets_index.VAE
     classifier: Path = assets_index.CLASSIFIER
     reference: Path = assets_index.REFERENCE
+    """Judge A, which chooses."""
+    classifier_b: Path | None = assets_index.CLASSIFIER_B
+    reference_b: Path | None = assets_index.REFERENCE_B
     sampler: Ancestral = field(default_factory=lambda: Ancestral(clip_x0=4.5))
     """Its guidance is replaced by the candidates."""
     cfg: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
@@ -78,17 +81,17 @@ def retimed(generation: Generation, config: Config) -> dict[str, Any]:
 
 def measured(generation: Generation, config: Config) -> dict[str, Any]:
     """Measure guidance, quality and speed."""
-    evaluator = Evaluator.load(config.classifier, config.reference)
-    choice = [with_guidance(generation, candidate, evaluator, config) for candidate in candidates(config)]
+    judges = Judges.load((config.classifier, config.reference), (config.classifier_b, config.reference_b))
+    choice = [with_guidance(generation, candidate, judges, config) for candidate in candidates(config)]
     accurate = [row for row in choice if row["accuracy"] >= config.min_accuracy]
     if not accurate:
         raise ValueError(f"no guidance reaches --min-accuracy {config.min_accuracy}; the figures are above")
     sampler = replace(candidates(config)[choice.index(best(accurate))], steps=config.sampler.steps)
     generation = replace(generation, sampler=sampler)
-    rows = [row for n in config.loops for row in both_sizes(generation, n, evaluator, config)]
+    rows = [row for n in config.loops for row in both_sizes(generation, n, judges, config)]
     few = of_classes(generation, config.few)
     for n in config.few_loops:
-        rows.append(measure("teacher", generation.with_loops(n), few, config.seed, evaluator)[0])
+        rows.append(measure("teacher", generation.with_loops(n), few, config.seed, judges)[0])
     return {
         "command": shlex.join(["python", "jobs/teacher_figures.py", *sys.argv[1:]]),
         "sampler": asdict(sampler),
@@ -103,21 +106,21 @@ def candidates(config: Config) -> list[Ancestral]:
     return [replace(base, cfg=cfg, cfg_schedule=schedule) for cfg, schedule in pairs]
 
 
-def with_guidance(generation: Generation, sampler: Ancestral, evaluator: Evaluator, config: Config) -> Row:
+def with_guidance(generation: Generation, sampler: Ancestral, judges: Judges, config: Config) -> Row:
     """Return the figures of `choice_samples` images under one candidate."""
     generation = replace(generation, sampler=sampler, loops=config.choice_loops)
     prompts = of_classes(generation, config.choice_samples)
-    row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, prompts, config.seed, evaluator)
+    row, _ = measure(f"teacher cfg={sampler.cfg} {sampler.cfg_schedule}", generation, prompts, config.seed, judges)
     print(row, flush=True)
     return row
 
 
-def both_sizes(generation: Generation, loops: int, evaluator: Evaluator, config: Config) -> list[Row]:
+def both_sizes(generation: Generation, loops: int, judges: Judges, config: Config) -> list[Row]:
     """Return the figures of `samples` images and of the first `few` of them: FD falls with the number of samples."""
     prompts = of_classes(generation, config.samples)
-    row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed, evaluator)
-    few = evaluator.score(images[: config.few], prompts[: config.few].labels)
-    return [row, row | asdict(few)]
+    row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed, judges)
+    few = judges.score(images[: config.few], prompts[: config.few].labels)
+    return [row, row | few]
 
 
 def of_classes(generation: Generation, count: int) -> Prompts:

@@ -249,5 +249,7 @@ class Files:
     vae: Path | None = None
     classifier: Path | None = None
     reference: Path | None = None
+    classifier_b: Path | None = None
+    reference_b: Path | None = None
     teacher_figures: Path | None = None
     class_names: tuple[str, ...] = ()

@@ -69,6 +69,7 @@ PRESETS: dict[str, Preset] = {
         files=Files(
             teacher=assets_index.TEACHER, latents=assets_index.LATENTS, vae=assets_index.VAE,
             classifier=assets_index.CLASSIFIER, reference=assets_index.REFERENCE,
+            classifier_b=assets_index.CLASSIFIER_B, reference_b=assets_index.REFERENCE_B,
             teacher_figures=assets_index.TEACHER_FIGURES, class_names=CLASS_NAMES,
         ),
     ),

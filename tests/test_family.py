@@ -24,7 +24,7 @@ from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.sweep import measure
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.storage import Storage
@@ -109,7 +109,7 @@ def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path):
         save_model(tmp_path / "student", "student", state, TOY, torch.float32)
         student = tmp_path / "student/student.safetensors"
         painter = student_generation(load_model(student), FAMILY.codec(student, TOY), loops=4)
-        row, _ = measure("student", painter, PROMPTS.in_turn(20), 0, Evaluator.load(*JUDGE))
+        row, _ = measure("student", painter, PROMPTS.in_turn(20), 0, Judges.load(JUDGE))
         assert row["fd"] > 0 and row["accuracy"] is None and row["diversity"] is None
 
         port = free_port()

@@ -7,6 +7,7 @@ import torch
 
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.frechet import frechet_distance
+from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.recall import recall
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.statistics import Statistics, within_class_distance
@@ -58,6 +59,24 @@ def test_recall_counts_real_images_among_the_samples():
     assert recall(real, samples) == pytest.approx(3 / 5)
     assert recall(real, torch.cat([samples, torch.tensor([[100.0]])])) == pytest.approx(4 / 5)
     assert math.isnan(recall(real, samples[:3]))
+
+
+def test_kernel_distance_by_hand():
+    """Of one feature the kernel is (x y + 1)^3."""
+    real, samples = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [-1.0]])
+    among_real, among_samples, across = (1 + 1 + 27) / 3, 0.0, (1 + 1 + 8 + 0 + 27 - 1) / 6
+    assert kernel_distance(real, samples) == pytest.approx(among_real + among_samples - 2 * across)
+    assert math.isnan(kernel_distance(real, samples[:1])) and math.isnan(kernel_distance(real[:1], samples))
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_kernel_distance_has_no_bias_whatever_the_number_of_samples(count):
+    """Two features, N(0, I) against N((1, 1), I): the moments of x y / 2 give E k = 2.5, 18.5 and, across, 4."""
+    generator = torch.Generator().manual_seed(0)
+    real, samples = (torch.randn(400, count, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    for shift, expected in ((0.0, 0.0), (1.0, 2.5 + 18.5 - 2 * 4)):
+        found = torch.tensor([kernel_distance(a, b + shift) for a, b in zip(real, samples)])
+        assert abs(found.mean() - expected) < 4 * found.std() / 400**0.5
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])

@@ -271,7 +271,7 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
 
 
 def scores(fd=10.0, accuracy=0.8, diversity=0.9, recall=0.5) -> Scores:
-    return Scores(fd, accuracy, diversity, recall, 500)
+    return Scores(fd=fd, kid=0.0, accuracy=accuracy, diversity=diversity, recall=recall, samples=500)
 
 
 def test_guard_keeps_the_last_inside_the_bands_and_stops_what_goes_wrong():

@@ -8,7 +8,7 @@ import torch
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.classifier import load_classifier
+from marval_ray.evaluation.features import load_features
 from marval_ray.evaluation.scores import classify
 from marval_ray.evaluation.statistics import Statistics
 from marval_ray.families.mar.autoencoder import load_vae
@@ -39,8 +39,9 @@ def main(config: Config) -> None:
     slice_parquet(config.data / "latents-train.parquet", assets_index.LATENTS, config.images)
     slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
     pixels, labels = read_images(config.data / "test.parquet")
-    features, _ = classify(load_classifier(assets_index.CLASSIFIER), to_tensor(pixels))
-    Statistics.of(features, torch.from_numpy(labels.copy())).save(assets_index.REFERENCE)
+    for classifier, reference in ((assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)):
+        features, _ = classify(load_features(classifier), to_tensor(pixels))
+        Statistics.of(features, torch.from_numpy(labels.copy())).save(reference)
 
 
 def write_model(source: Path, target: Path) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
-from marval_ray.evaluation.classifier import Classifier, load_classifier
+from marval_ray.evaluation.features import load_features
 from marval_ray.families.mar import autoencoder as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
 
@@ -54,7 +54,7 @@ class Config:
         check_seed(self.seed)
 
 
-def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | None, weight: float) -> Tensor:
+def reconstruction(decoded: Tensor, images: Tensor, classifier: nn.Module | None, weight: float) -> Tensor:
     """Return L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
     value = F.mse_loss(decoded, images) + F.l1_loss(decoded, images)
     if classifier is None:
@@ -64,7 +64,7 @@ def reconstruction(decoded: Tensor, images: Tensor, classifier: Classifier | Non
 
 
 def make_loss(config: Config) -> Loss:
-    classifier = load_classifier(config.perceptual) if config.perceptual else None
+    classifier = load_features(config.perceptual) if config.perceptual else None
 
     def loss(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return reconstruction, and a weak KL to N(0, I)."""

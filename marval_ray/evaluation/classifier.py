@@ -1,15 +1,13 @@
-"""A small convolutional classifier: features for the Frechet distance, and class accuracy. No stage trains on it."""
-
-from pathlib import Path
+"""The classifier of the embedded judge A: plain convolutions, features behind a hidden layer."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marval_ray.files.fit import load_strictly
-from marval_ray.files.tensors import read_state
+from marval_ray.files.images import crop_to
 
 FEATURES = 64
+SIZE = 28
 
 
 class Classifier(nn.Module):
@@ -31,17 +29,9 @@ class Classifier(nn.Module):
 
     def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
         """Return what each convolution sees, at 28, 14 and 7 pixels."""
-        border = (images.shape[-1] - 28) // 2
-        x = images[..., border : border + 28, border : border + 28]
+        x = crop_to(images, SIZE)
         maps: list[Tensor] = []
         for convolution, norm in zip(self.convolutions, self.norms):
             x = F.relu(norm(convolution(F.max_pool2d(x, 2) if maps else x)))
             maps.append(x)
         return maps
-
-
-def load_classifier(path: Path) -> Classifier:
-    """Read a frozen classifier. Raises ValueError when the file cannot be read or does not fit."""
-    model = Classifier()
-    load_strictly(model, read_state(path), path)
-    return model.eval().requires_grad_(False)

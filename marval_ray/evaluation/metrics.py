@@ -32,18 +32,24 @@ class Metric:
         return f"{self.title} {self.text(value)}"
 
 
+def by_b(name: str) -> str:
+    """Return what judge B's figure is called; A's has the metric's own name."""
+    return f"{name}_b"
+
+
 def held_out(name: str) -> str:
     """Return what a figure of the judge is called among the metrics of RL."""
     return f"held_out/{name}"
 
 
 FD = Metric("fd", "FD", ".2f", "lower", needs=("classifier", "reference"))
+KID = Metric("kid", "KID", ".4f", "lower", needs=("classifier", "reference"))
 ACCURACY = Metric("accuracy", "accuracy", ".3f", "higher", needs=("classifier",))
 DIVERSITY = Metric("diversity", "diversity", ".3f", "higher", needs=("classifier", "reference"))
 RECALL = Metric("recall", "recall", ".3f", "higher", needs=("classifier", "reference"))
 SPEED = Metric("images_per_second", "images/s", ".4g", "higher")
 
-SCORES = (FD, ACCURACY, DIVERSITY, RECALL)
+SCORES = (FD, KID, ACCURACY, DIVERSITY, RECALL)
 """What an `Evaluator` measures."""
 REPORTED = (FD, ACCURACY, DIVERSITY)
 """Those of summaries and tables; recall is for the guard."""

@@ -1,14 +1,15 @@
-"""Quality of samples: Frechet distance (FD), class accuracy, diversity and recall in a classifier's features."""
+"""Quality of samples: Frechet distance (FD), kernel distance (KID), accuracy, diversity and recall in a classifier's features."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from marval_ray.evaluation.classifier import Classifier, load_classifier
+from marval_ray.evaluation.features import load_features
 from marval_ray.evaluation.frechet import frechet_distance
+from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.recall import recall
 from marval_ray.evaluation.statistics import Statistics
 
@@ -21,7 +22,8 @@ KNOWN = "the evaluation knows grey ones of 28 x 28, or padded to 32 x 32, only"
 class Scores:
     """What `Evaluator.score` measures.
 
-    fd: Frechet distance to the reference images, 0 for equal moments.
+    fd: Frechet distance to the reference images, 0 for equal moments. It falls with the number of samples.
+    kid: kernel distance to them, whose mean does not depend on that number; of at most 2,000 of either.
     accuracy: share of samples that the classifier gives their own label, 0..1.
     diversity: mean feature distance within a class over that of the reference; 1 is as varied as real images.
     Both are None of images without labels.
@@ -29,6 +31,7 @@ class Scores:
     """
 
     fd: float
+    kid: float
     accuracy: float | None
     diversity: float | None
     recall: float
@@ -39,12 +42,12 @@ class Scores:
 class Evaluator:
     """Scores samples against the statistics of reference images, with features of a frozen classifier."""
 
-    classifier: Classifier
+    classifier: nn.Module
     reference: Statistics
 
     @classmethod
     def load(cls, classifier: Path, reference: Path) -> "Evaluator":
-        return cls(load_classifier(classifier), Statistics.load(reference))
+        return cls(load_features(classifier), Statistics.load(reference))
 
     def score(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> Scores:
         """Score images in [-1, 1], with their labels if they have some.
@@ -56,6 +59,7 @@ class Evaluator:
         statistics = Statistics.of(features, labels)
         return Scores(
             fd=frechet_distance(statistics, self.reference),
+            kid=kernel_distance(self.reference.features, statistics.features),
             accuracy=None if labels is None else (predicted == labels).double().mean().item(),
             diversity=None if labels is None else statistics.within_class_distance / self.reference.within_class_distance,
             recall=recall(self.reference.features, statistics.features),
@@ -100,7 +104,7 @@ def check_count(images: int) -> None:
 
 @torch.no_grad()
 def classify(
-    classifier: Classifier, images: Float[Tensor, "N 1 H W"]
+    classifier: nn.Module, images: Float[Tensor, "N 1 H W"]
 ) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:
     """Return (features, predicted labels)."""
     features, logits = zip(*(classifier(part) for part in images.split(BATCH)))

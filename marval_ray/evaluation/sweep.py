@@ -2,37 +2,36 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.judges import Judges
 from marval_ray.families.generation import Painter
 from marval_ray.types import Prompts
 
 Row = dict[str, Any]
-"""model, n_ar, fd, accuracy, diversity, recall, samples, images_per_second."""
+"""model, n_ar, images_per_second, and what `Judges.score` returns."""
 
 
 def measure(
-    name: str, painter: Painter, prompts: Prompts, seed: int, evaluator: Evaluator
+    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges
 ) -> tuple[Row, Float[Tensor, "N C H W"]]:
     """Draw an image for each prompt; return their scores, the speed (decoding included), and the images themselves."""
     begin = time.perf_counter()
     images = painter.images(prompts, seed, progress=f"{name} N_AR={painter.loops}")
     seconds = time.perf_counter() - begin
-    scores = asdict(evaluator.score(images, prompts.labels))
+    scores = judges.score(images, prompts.labels)
     return {"model": name, "n_ar": painter.loops, **scores, "images_per_second": len(prompts) / seconds}, images
 
 
 def measure_loops(
-    name: str, painter: Painter, prompts: Prompts, seed: int, evaluator: Evaluator,
+    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges,
     loops: Iterable[int],
 ) -> list[Row]:  # fmt: skip
     """Return one row for each number of AR loops."""
-    return [measure(name, painter.with_loops(n), prompts, seed, evaluator)[0] for n in loops]
+    return [measure(name, painter.with_loops(n), prompts, seed, judges)[0] for n in loops]
 
 
 def best(rows: list[Row]) -> Row:

@@ -12,8 +12,8 @@ from torch import Tensor
 from marval_ray.config import Files, check_at_least, check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import FD, SPEED
-from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
 from marval_ray.families.base import Backbone, Codec
 from marval_ray.families.generation import Generation, Painter, student_generation
@@ -28,9 +28,12 @@ from marval_ray.types import Prompts
 @dataclass(frozen=True)
 class FiguresConfig:
     classifier: Path | None = None
-    """Features for FD and accuracy; without it there are pictures but no scores."""
+    """Judge A: features for FD and accuracy; without it there are pictures but no scores."""
     reference: Path | None = None
-    """Feature statistics of the real images that samples are compared with."""
+    """A's feature statistics of the real images that samples are compared with."""
+    classifier_b: Path | None = None
+    """Judge B, whose figures are reported beside A's and decide nothing."""
+    reference_b: Path | None = None
     teacher: Path | None = None
     """The teacher's own figures, as jobs/teacher_figures.py writes them."""
     sampler: Ancestral = field(default_factory=lambda: Ancestral(cfg=3.0))
@@ -51,13 +54,14 @@ class FiguresConfig:
         check_at_least(2, self, "samples", prefix="figures.")  # a covariance needs two
         check_seed(self.seed, "figures.seed")
 
-    def evaluator(self) -> Evaluator | None:
+    def judges(self) -> Judges | None:
+        """Read the judges that report. Raises ValueError when a file cannot be read."""
         if self.classifier is None or self.reference is None:
             return None
-        return Evaluator.load(self.classifier, self.reference)
+        return Judges.load((self.classifier, self.reference), (self.classifier_b, self.reference_b))
 
     def judge(self) -> tuple[Path, Path] | None:
-        """Return what held-out figures need: classifier and reference statistics."""
+        """Return what held-out figures need: classifier and reference statistics of judge A."""
         if self.classifier is None or self.reference is None:
             return None
         return self.classifier.absolute(), self.reference.absolute()
@@ -83,7 +87,7 @@ class FiguresConfig:
         """Return figures with the files that a preset brings along, and the sampler of its teacher."""
         return cls(
             classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=sampler,
-            class_names=files.class_names,
+            classifier_b=files.classifier_b, reference_b=files.reference_b, class_names=files.class_names,
         )  # fmt: skip
 
     def row_labels(self) -> list[str]:
@@ -101,7 +105,7 @@ class Figures:
         self.config, self.folder, self.draw = config, folder, draw
         self.device = own_device()
         self.codec = codec.to(self.device)
-        self.evaluator = config.evaluator()
+        self.judges = config.judges()
         self.measured: list[Measured] = []
         self.teacher: Measured | None = None
         self.teacher_rows: list[Row] = config.teacher_rows()
@@ -115,7 +119,7 @@ class Figures:
         generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
         self._draw("teacher", generation)
         self._measure("student before", teacher, loops, "before")
-        if self.evaluator is not None and self.teacher_rows:
+        if self.judges is not None and self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
             speed = images_per_second(generation.with_loops(row[LOOPS]), self._prompts(teacher))
@@ -141,16 +145,16 @@ class Figures:
         """Draw pictures of a student, and take its scores at one number of loops."""
         student = self._student(model)
         self._draw(name, student)
-        if self.evaluator is not None:
-            (row,) = measure_loops(name, student, self._prompts(model), self.config.seed, self.evaluator, [loops])
+        if self.judges is not None:
+            (row,) = measure_loops(name, student, self._prompts(model), self.config.seed, self.judges, [loops])
             self.measured.append(Measured.of(row, "student", when))
 
     def _final(self, student: Backbone, more: tuple[int, ...] = ()) -> None:
         """Take the final student's scores, and its best number of loops."""
-        if self.evaluator is None:
+        if self.judges is None:
             return
         generation, prompts = self._student(student), self._prompts(student)
-        rows = measure_loops("student", generation, prompts, self.config.seed, self.evaluator, (*more, *self.config.loops))
+        rows = measure_loops("student", generation, prompts, self.config.seed, self.judges, (*more, *self.config.loops))
         self.student_rows = rows
         self.measured += [Measured.of(rows[-1], "student"), Measured.of(best(rows), "student_best")]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, REPORTED, SPEED
+from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, KID, SPEED, by_b
 from marval_ray.files.atomic import atomic_path
 from marval_ray.runs.measured import LOOPS, TITLES, Measured, gain, measured_in
 from marval_ray.runs.stage import STAGES
@@ -18,8 +18,13 @@ from marval_ray.runs.stage import STAGES
 COLUMNS = {
     "model": ("model", ""),
     LOOPS: ("N_AR", "d"),
-    **{metric.name: (metric.title, metric.form) for metric in (*REPORTED, SPEED)},
+    **{
+        name: (title, metric.form)
+        for metric in (FD, KID, ACCURACY)
+        for name, title in ((metric.name, metric.title), (by_b(metric.name), f"{metric.title} (B)"))
+    },
     DIVERSITY.name: (DIVERSITY.title, ".2f"),  # fewer digits than elsewhere
+    SPEED.name: (SPEED.title, SPEED.form),
     "samples": ("samples", "d"),
 }
 """Columns of the table by row key: heading and number format."""
