@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
+from jaxtyping import UInt8
 from ray.experimental import tqdm_ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.tensorboard import SummaryWriter
@@ -14,6 +16,7 @@ from actors.errors import whole, write_down
 from actors.prometheus import StageSeries
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.storage import ERRORS, Storage
+from marval_ray.runs.looks import LOOKS, save_look
 from marval_ray.runs.stage import GSIM, Stage, read_metrics
 
 
@@ -58,12 +61,19 @@ class Recorder:
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
 
+    def show(self, step: int, pictures: UInt8[np.ndarray, "P H W C"]) -> None:
+        """Keep pictures of the student after `step` updates."""
+        assert self.board is not None  # begin came first
+        save_look(self.storage.folder, step, pictures)
+        self.board.add_images("held out", pictures, step, dataformats="NHWC")
+
     def push(self) -> None:
         """Bring what was recorded to where the checkpoints are."""
         if self.board is None:  # nothing was recorded yet
             return
         self.board.flush()
-        self.storage.push(self.path.name, "tensorboard")
+        looks = [LOOKS] if (self.storage.folder / LOOKS).exists() else []
+        self.storage.push(self.path.name, "tensorboard", *looks)
 
     def _advance(self, step: int) -> None:
         if self.bar is not None:

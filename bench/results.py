@@ -170,7 +170,7 @@ images. Teacher figures: `{teacher_command}`; of the guidance scales and schedul
 
 ## One diffusion step a token against the teacher's hundred
 
-GSIM alone with guidance w = 1.5: {samples} samples, {seeds} training seeds (mean ± standard deviation; of times and speeds the
+GSIM alone with guidance w = 1.5: {samples} samples, {seeds} training seeds (mean ± standard error; of times and speeds the
 median), {steps} updates.
 
 {headline}

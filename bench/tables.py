@@ -5,12 +5,10 @@ from statistics import mean, median, stdev
 
 from records import Summary
 
-from marval_ray.evaluation.metrics import ACCURACY, FD, REPORTED, SPEED
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, Metric, error_of
 from marval_ray.evaluation.sweep import Row
 from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
 from marval_ray.runs.stage import GSIM
-
-HEADS = [score.title for score in REPORTED]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -19,17 +17,24 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def over(values: Iterable[float], form: str) -> str:
-    """Mean ± standard deviation over runs."""
+def over(values: Iterable[float], form: str, error: float | None = None) -> str:
+    """Mean ± standard error over runs, or that of the one value that all of them have."""
     values = list(values)
-    spread = f" ± {stdev(values):{form}}" if len(set(values)) > 1 else ""
-    return f"{mean(values):{form}}{spread}"
+    if len(set(values)) > 1:
+        error = stdev(values) / len(values) ** 0.5
+    return f"{mean(values):{form}}" + ("" if error is None else f" ± {error:{form}}")
 
 
-def cells(runs: Iterable[Measured]) -> list[str]:
-    """The same of each score."""
+def told(runs: Iterable[Measured]) -> list[Metric]:
+    """What both judges measured of all of them."""
     runs = list(runs)
-    return [over((measured.scores[score.name] for measured in runs), score.form) for score in REPORTED]
+    return [metric for name, metric in BY_JUDGE.items() if all(name in measured.scores for measured in runs)]
+
+
+def cells(runs: Iterable[Measured], metrics: Iterable[Metric]) -> list[str]:
+    """Each figure over runs; of a single one with the error over its sets of samples."""
+    found = [measured.scores for measured in runs]
+    return [over((scores[metric.name] for scores in found), metric.form, found[0].get(error_of(metric.name))) for metric in metrics]
 
 
 def student_rows(run: Summary) -> dict[int, Row]:
@@ -49,16 +54,17 @@ def headline(seeds: list[Summary]) -> str:
     teacher, before, after = ([run[key] for run in found] for key in (("teacher", ""), ("student", "before"), ("student", "")))
     fewest = [Measured.of(student_rows(run)[n], "student") for run in seeds]
     most = after[0].loops
+    shown = told([*teacher, *before, *after, *fewest])
     rows = [
-        ["Teacher, its best setting", f"{teacher[0].loops} loops x 100 steps", *cells(teacher)],
-        ["Student before GSIM", f"{most} loops x 1 step", *cells(before)],
-        ["Student", f"{most} loops x 1 step", *cells(after)],
-        ["Student, fewest loops of about that FD", f"{n} loops x 1 step", *cells(fewest)],
+        ["Teacher, its best setting", f"{teacher[0].loops} loops x 100 steps", *cells(teacher, shown)],
+        ["Student before GSIM", f"{most} loops x 1 step", *cells(before, shown)],
+        ["Student", f"{most} loops x 1 step", *cells(after, shown)],
+        ["Student, fewest loops of about that FD", f"{n} loops x 1 step", *cells(fewest, shown)],
     ]
     ratios = (few.scores[FD.name] / best.scores[FD.name] for few, best in zip(fewest, teacher))
     return "\n".join(
         [
-            table(["", "sampling", *HEADS], rows),
+            table(["", "sampling", *(metric.title for metric in shown)], rows),
             "",
             f"* FD of the student over the teacher's best: {over((run['fd_ratio'] for run in seeds), '.2f')} with {most} loops, "
             f"{over(ratios, '.2f')} with {n}.",
@@ -92,20 +98,24 @@ def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
 
 
 def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:
-    lines = []
-    for title, run in variants.items():
-        rows = student_rows(run)
-        lines.append([title, *(score.text(rows[n][score.name]) for n in loops for score in REPORTED), f"{run[GSIM.seconds]:.0f}"])
-    heads = [head for n in loops for head in (f"{HEADS[0]}, {n} loops", *HEADS[1:])]
+    found = {title: [Measured.of(student_rows(run)[n], "student") for n in loops] for title, run in variants.items()}
+    shown = told(at for runs in found.values() for at in runs)
+    lines = [
+        [title, *(cell for at in found[title] for cell in cells([at], shown)), f"{run[GSIM.seconds]:.0f}"]
+        for title, run in variants.items()
+    ]
+    heads = [head for n in loops for head in (f"{shown[0].title}, {n} loops", *(metric.title for metric in shown[1:]))]
     return table(["change", *heads, "GSIM seconds"], lines)
 
 
 def rl_table(variants: dict[str, list[Summary]]) -> str:
-    """Of runs of one variant the mean ± standard deviation; the reward in standard deviations of the scores before RL."""
-    lines = []
-    for title, runs in variants.items():
-        scores = cells(measured_in(run)["student", ""] for run in runs)
-        lines.append([title, over(map(gain, runs), ".2f"), *scores, over((run["rl_updates"] for run in runs), ".0f")])
-    first = next(iter(variants.values()))[0]
-    before = ["before RL", "0", *cells([measured_in(first)["student", "before_rl"]]), "0"]
-    return table(["change", "reward", *HEADS, "updates"], [before, *lines])
+    """Of runs of one variant the mean ± standard error; the reward in standard deviations of the scores before RL."""
+    found = {title: [measured_in(run)["student", ""] for run in runs] for title, runs in variants.items()}
+    start = measured_in(next(iter(variants.values()))[0])["student", "before_rl"]
+    shown = told([start, *(at for runs in found.values() for at in runs)])
+    lines = [
+        [title, over(map(gain, runs), ".2f"), *cells(found[title], shown), over((run["rl_updates"] for run in runs), ".0f")]
+        for title, runs in variants.items()
+    ]
+    before = ["before RL", "0", *cells([start], shown), "0"]
+    return table(["change", "reward", *(metric.title for metric in shown), "updates"], [before, *lines])

@@ -133,8 +133,10 @@ def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures, 
     for task in tasks[1:]:
         task.rehearse()
     extra: dict[str, float] = {}
-    for task in tasks:
+    for done, task in enumerate(tasks):
         task.show_before(figures, model, last.loops)
+        figures.show(asdict(config), [earlier.stage for earlier in tasks[:done]], extra)
+        storage.push()
         (student, more), seconds = timed(task.run)
         extra |= {task.stage.seconds: seconds} | more
         model = load_model(student, config.model)

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from marval_ray import cli
+from marval_ray.config import check_at_least
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.scores import check_count
 from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.files.atomic import check_out, write_json
 from marval_ray.files.images import read_npz, to_tensor
@@ -35,26 +37,32 @@ class Config(Source):
     classifier_b: Path | None = assets_index.CLASSIFIER_B
     """Judge B, whose figures end in _b; None leaves it out."""
     reference_b: Path | None = assets_index.REFERENCE_B
+    sets: int = 1
+    """Deal the images out to so many sets of one size, and score each: means, and standard errors as names that end in _se."""
     out: Path | None = None
     """Also write the figures to this JSON file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, self, "sets", prefix="--")
 
 
 def main(config: Config) -> None:
     if config.out:
         check_out(config.out)
     judges = Judges.load((config.classifier, config.reference), (config.classifier_b, config.reference_b))
-    row = score_file(config.npz, judges) if config.npz else score_model(config, judges)
+    row = score_file(config.npz, judges, config.sets) if config.npz else score_model(config, judges)
     row = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
     print(json.dumps(row))
     if config.out:
         write_json(config.out, row)
 
 
-def score_file(path: Path, judges: Judges) -> Row:
+def score_file(path: Path, judges: Judges, sets: int) -> Row:
     pixels, labels = read_npz(path)
     images, classes = to_tensor(pixels), torch.from_numpy(labels.astype("int64"))
     try:
-        scores = judges.score(images, classes)
+        scores = judges.score(images, classes, sets)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     warn(judges, classes)
@@ -65,8 +73,9 @@ def score_model(config: Config, judges: Judges) -> Row:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
     judges.a.check_labels(labels)  # before they are drawn
+    check_count(len(labels), config.sets)
     name = "teacher" if config.teacher else "student"
-    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, judges)
+    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, judges, config.sets)
     warn(judges, labels)
     return row
 

@@ -43,12 +43,14 @@ class Config:
     choice_steps: int = 25
     """Diffusion steps in the choice."""
     choice_loops: int = 8
-    samples: int = 2000
+    samples: int = 10_000
     loops: tuple[int, ...] = (8, 64)
-    """Measured with `samples` images and with their first `few`."""
-    few: int = 500
+    """Measured with `samples` images."""
+    few: int = 2_000
     few_loops: tuple[int, ...] = (1, 2, 4, 16, 32)
     """Measured with `few` images only."""
+    sizes: tuple[int, ...] = (10_000, 2_000, 500)
+    """The same images are scored in sets of each of these sizes: FD falls with the size."""
     seed: int = 1_000
     batch: int = 64
     retime: bool = False
@@ -88,10 +90,8 @@ def measured(generation: Generation, config: Config) -> dict[str, Any]:
         raise ValueError(f"no guidance reaches --min-accuracy {config.min_accuracy}; the figures are above")
     sampler = replace(candidates(config)[choice.index(best(accurate))], steps=config.sampler.steps)
     generation = replace(generation, sampler=sampler)
-    rows = [row for n in config.loops for row in both_sizes(generation, n, judges, config)]
-    few = of_classes(generation, config.few)
-    for n in config.few_loops:
-        rows.append(measure("teacher", generation.with_loops(n), few, config.seed, judges)[0])
+    amounts = [(n, config.samples) for n in config.loops] + [(n, config.few) for n in config.few_loops]
+    rows = [row for n, count in amounts for row in at_sizes(generation.with_loops(n), count, judges, config)]
     return {
         "command": shlex.join(["python", "jobs/teacher_figures.py", *sys.argv[1:]]),
         "sampler": asdict(sampler),
@@ -115,12 +115,12 @@ def with_guidance(generation: Generation, sampler: Ancestral, judges: Judges, co
     return row
 
 
-def both_sizes(generation: Generation, loops: int, judges: Judges, config: Config) -> list[Row]:
-    """Return the figures of `samples` images and of the first `few` of them: FD falls with the number of samples."""
-    prompts = of_classes(generation, config.samples)
-    row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed, judges)
-    few = judges.score(images[: config.few], prompts[: config.few].labels)
-    return [row, row | few]
+def at_sizes(generation: Generation, count: int, judges: Judges, config: Config) -> list[Row]:
+    """Return the figures of `count` images in sets of each size."""
+    prompts = of_classes(generation, count)
+    row, images = measure("teacher", generation, prompts, config.seed, judges)
+    sets = [count // size for size in config.sizes if size <= count]
+    return [row | judges.score(images, prompts.labels, number) for number in sets]
 
 
 def of_classes(generation: Generation, count: int) -> Prompts:

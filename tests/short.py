@@ -3,7 +3,7 @@
 DISTILL = "jobs/distill.py"
 QUICK = (
     "--learner.batch", 8, "--learner.cpus-per-worker", 1, "--learner.checkpoint-every", 2, "--learner.log-every", 1,
-    "--figures.teacher", "None", "--figures.samples", 20, "--figures.loops", 1, 2, "--figures.per-class", 1,
+    "--figures.teacher", "None", "--figures.samples", 20, "--figures.sets", 2, "--figures.loops", 1, 2, "--figures.per-class", 1,
     "--figures.sampler.steps", 2,
 )  # fmt: skip
 SHORT = ("--stages", "gsim", *QUICK)

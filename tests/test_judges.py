@@ -9,7 +9,9 @@ from commands import ROOT
 
 from jobs import distill
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.claims import better
+from marval_ray.evaluation.judges import Judges, over_sets
+from marval_ray.evaluation.metrics import ACCURACY, FD
 from marval_ray.files.images import read_images, to_tensor
 
 A, B = (assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)
@@ -58,3 +60,47 @@ def test_one_judge_is_enough():
     pixels, classes = read_images(assets_index.IMAGES)
     scores = Judges.load(A).score(to_tensor(pixels[:50]), torch.from_numpy(classes[:50].copy()))
     assert not any(name.endswith("_b") for name in scores)
+
+
+def test_the_error_is_that_of_the_mean():
+    scored = [{"fd": 1.0, "accuracy": None}, {"fd": 2.0, "accuracy": None}, {"fd": 3.0, "accuracy": None}]
+    assert over_sets(scored) == {"fd": 2.0, "fd_se": pytest.approx(3**-0.5), "accuracy": None}
+    assert over_sets(scored[:1]) == scored[0]
+
+
+def test_sets_have_all_classes_and_share_no_image(judges):
+    """Whatever the order; a set is scored as its images alone are."""
+    pixels, classes = read_images(assets_index.IMAGES)
+    images, labels = to_tensor(pixels[:600]), torch.from_numpy(classes[:600].copy())
+    order = labels.argsort(stable=True)
+    alone = [judges.score(images[hand], labels[hand]) for hand in (order[i::3].sort().values for i in range(3))]
+    together = judges.score(images, labels, sets=3)
+    assert together["samples"] == 200 and together["sets"] == 3
+    values = torch.tensor([[figures[name] for figures in alone] for name in ("fd", "kid_b", "accuracy_b")], dtype=torch.float64)
+    assert [together[name] for name in ("fd", "kid_b", "accuracy_b")] == pytest.approx(values.mean(1).tolist())
+    assert together["fd_se"] == pytest.approx(values[0].std().item() / 3**0.5)
+    sorted_by_class = judges.score(images[order], labels[order], sets=3)
+    assert sorted_by_class["fd"] == pytest.approx(together["fd"], rel=1e-6)
+    with pytest.raises(ValueError, match="FD needs at least 8 images for 4 sets, got 7"):
+        judges.score(images[:7], labels[:7], sets=4)
+
+
+@pytest.mark.parametrize(
+    ("other", "claimed"),
+    [
+        ({"fd": 6.0, "fd_b": 4.0}, True),
+        ({"fd": 6.0, "fd_b": 3.2}, False),  # B: a fifth is no two errors of 0.14
+        ({"fd": 4.9, "fd_b": 4.0}, False),  # A sees it the other way
+        ({"fd": 5.9, "fd_se": 0.5, "fd_b": 4.0}, False),
+    ],
+)
+def test_better_is_said_beyond_two_errors_by_both(other, claimed):
+    errors = {"fd_se": 0.1, "fd_b_se": 0.1}
+    mine, other = {"fd": 5.0, "fd_b": 3.0} | errors, errors | other
+    assert better(mine, other, FD) is claimed and not better(other, mine, FD)
+    swapped = {"accuracy": 0.9, "accuracy_se": 0.01}, {"accuracy": 0.95, "accuracy_se": 0.01}
+    assert better(swapped[1], swapped[0], ACCURACY) and not better(*swapped, ACCURACY)
+
+
+def test_nothing_is_said_without_errors():
+    assert not better({"fd": 1.0}, {"fd": 9.0, "fd_se": 0.1}, FD)

@@ -11,7 +11,6 @@ from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.recall import recall
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.statistics import Statistics, within_class_distance
-from marval_ray.evaluation.sweep import best, fastest
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
 from marval_ray.files.places import portable, resolve
 from marval_ray.hub.layout import load_model
@@ -131,12 +130,6 @@ def test_embedded_models_are_small_and_fit_the_preset():
     assert sum(f.stat().st_size for f in assets_index.ASSETS.rglob("*") if f.is_file()) < 30e6
     assert resolve(portable(assets_index.VAE)) == assets_index.VAE
     assert assets_index.teacher_sampler().steps == 100
-
-
-def test_best_and_fastest_rows():
-    rows = [{"fd": fd, "images_per_second": speed} for fd, speed in ((9.0, 1.0), (5.0, 2.0), (7.0, 8.0))]
-    assert best(rows) == rows[1]
-    assert fastest(rows, 8.0) == rows[2] and fastest(rows, 5.0) == rows[1] and fastest(rows, 1.0) is None
 
 
 def test_labels_are_parsed():

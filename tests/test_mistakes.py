@@ -42,6 +42,7 @@ def test_a_plugin_that_fails_ends_a_run_once(tmp_path, plugin, message):
     out = tmp_path / "run"
     assert message in fail(DISTILL, "--out", out, *RL, "--rl.rewards", f"plugin:bad_rewards:{plugin}")
     assert "Traceback" in (out / "error.log").read_text(encoding="utf-8")
+    assert (out / "report.html").exists() and not (out / "summary.json").exists()  # what there was to see until then
 
 
 @pytest.mark.slow

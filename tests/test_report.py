@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from marval_ray.files.images import to_pixels
 from marval_ray.runs import report
+from marval_ray.runs.looks import read_looks, save_look
 from marval_ray.runs.report.grids import GAP
 from marval_ray.runs.report.plots import running_mean
 
@@ -116,11 +118,34 @@ def test_losses_are_plotted(tmp_path, bad):
     rows = metrics()
     if bad is not None:
         rows[20]["generator/loss"] = bad
-    report.plot_losses(tmp_path / "losses.png", rows)
+    report.plot_losses(tmp_path / "losses.png", report.grouped(rows))
     plot = pixels(tmp_path / "losses.png")
     assert plot.shape[1] > 1000 and plot.shape[0] > 400
     left = plot[: plot.shape[0] // 2, : plot.shape[1] // 3].reshape(-1, 3)
     assert (left == (0x16, 0x68, 0xB3)).all(1).sum() > 100  # the curve is seen in spite of one extreme value
+
+
+def test_series_stand_in_groups_and_those_that_never_move_are_left_out():
+    rows = [{"step": s, "reward": s, "held_out/fd": 9 - s, "held_out/samples": 500.0, "flow/rollout_ms": 2.0 * s} for s in (1, 2, 3)]
+    rows[1]["held_out/recall"] = 0.5  # one look is no movement
+    groups = report.grouped([*rows, {"step": 4, "reward": float("nan")}])
+    assert {title: list(series) for title, series in groups.items()} == {
+        "Objective": ["reward"], "Held out": ["held_out/fd"], "Flow of work": ["flow/rollout_ms"],
+    }  # fmt: skip
+    np.testing.assert_array_equal(groups["Held out"]["held_out/fd"], [(1, 8), (2, 7), (3, 6)])
+    assert report.grouped(rows[:1]) == {}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_looks_are_read_as_they_were_saved(tmp_path, channels):
+    shown = np.random.default_rng(0).integers(0, 256, (10, 28, 28, channels), dtype=np.uint8)
+    for step in range(0, 300, 10):
+        save_look(tmp_path, step, np.roll(shown, step // 10, axis=0))
+    looks = read_looks(tmp_path)
+    assert len(looks) == 12 and list(looks)[0] == 0 and list(looks)[-1] == 290 and list(looks) == sorted(looks)
+    for step, images in looks.items():
+        np.testing.assert_array_equal(to_pixels(images), np.roll(shown, step // 10, axis=0))
+    assert read_looks(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[3:], ROWS[3:4]], ids=["both", "student", "one point"])
@@ -145,8 +170,8 @@ def test_page_holds_everything_and_loads_nothing(tmp_path):
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == path.read_bytes()
     assert "Run &lt;1&gt;" in text and "A &amp; B &lt;grid&gt;." in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    assert page.tags.count("tr") == 1 + len(ROWS) + len(SUMMARY) and page.tags.count("details") == 2
-    figures = ("FD 12.50", "FD 141.25", "FD 7.77", "accuracy 0.930", "123 ×", "at N_AR = 4", "5.5 min", "FD 7.31", "FD 6.54")
+    assert page.tags.count("tr") == 1 + 5 + 1 + len(ROWS) + len(SUMMARY) and page.tags.count("details") == 2
+    figures = ("<td>12.50</td>", "<td>141.25</td>", "<td>7.77</td>", "<td>0.930</td>", "123 ×", "at N_AR = 4", "5.5 min", "<td>7.31</td>")
     figures += ("+1.25", "RL 2.0 min")
     for shown in (*figures, "&#34;seed&#34;: 7"):
         assert shown in text

@@ -42,4 +42,4 @@ def test_rewards_are_told_in_standard_deviations():
     }  # fmt: skip
     lines = tables.rl_table({"default": [run, run | {"reward_after": 2.2}]}).splitlines()
     assert lines[2] == "| before RL | 0 | 8.00 | 0.850 | 0.900 | 0 |"
-    assert lines[3] == "| default | 2.20 ± 0.28 | 7.00 | 0.900 | 0.800 | 30 |"
+    assert lines[3] == "| default | 2.20 ± 0.20 | 7.00 | 0.900 | 0.800 | 30 |"

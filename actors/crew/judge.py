@@ -1,6 +1,10 @@
 """Judge: the held-out scores of a student, on fixed seeds. A plain class; `actors.crew.pool` makes an actor of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
 
 from marval_ray.config import GuardConfig
 from marval_ray.device import worker_device
@@ -8,7 +12,18 @@ from marval_ray.evaluation.scores import Evaluator, Scores
 from marval_ray.families.base import FamilyConfig
 from marval_ray.families.generation import student_generation
 from marval_ray.files.flat import unpack
+from marval_ray.files.images import to_pixels
 from marval_ray.types import Prompts, Weights
+
+PICTURES = 10
+
+
+@dataclass(frozen=True)
+class Look:
+    """Scores of a student, and its pictures of the first PICTURES prompts; pictures of two looks differ by the student alone."""
+
+    scores: Scores
+    pictures: UInt8[np.ndarray, "P H W C"]
 
 
 class Judge:
@@ -27,7 +42,8 @@ class Judge:
     def start(self) -> None:
         """Answer, which takes a worker whose constructor is done."""
 
-    def measure(self, weights: Weights) -> Scores:
+    def measure(self, weights: Weights) -> Look:
         """Score `guard.samples` images."""
         unpack(weights, dict(self.model.named_parameters()))
-        return self.evaluator.score(self.generation.images(self.prompts, self.guard.seed), self.prompts.labels)
+        images = self.generation.images(self.prompts, self.guard.seed)
+        return Look(self.evaluator.score(images, self.prompts.labels), to_pixels(images[:PICTURES]))

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from actors.crew.judge import Look
 from actors.patience import Patience
 from marval_ray.config import GuardConfig
-from marval_ray.evaluation.scores import Scores
 from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.flat import pack
 from marval_ray.reinforce.guard import Guard
@@ -27,21 +27,24 @@ class Watch:
         self.guard: Guard | None = None
         self.best: dict[str, Tensor] = {}
 
-    def begin(self, student: dict[str, Tensor]) -> None:
-        """Measure the student before RL, unless `load` brought that along. Raises what `Patience.results` raises."""
-        if self.guard is None:
-            self.guard, self.best = Guard(self.config, self._judged(student)), student
+    def begin(self, student: dict[str, Tensor]) -> Look | None:
+        """Look at the student before RL, unless `load` brought that along. Raises what `Patience.results` raises."""
+        if self.guard is not None:
+            return None
+        look = self._look(student)
+        self.guard, self.best = Guard(self.config, look.scores), student
+        return look
 
-    def ask(self, step: int, student: dict[str, Tensor]) -> tuple[Scores, bool]:
-        """Return the held-out scores of the student after `step` updates, and whether it is time to stop or go back."""
+    def ask(self, step: int, student: dict[str, Tensor]) -> tuple[Look, bool]:
+        """Return what is held out of the student after `step` updates, and whether it is time to stop or go back."""
         assert self.guard is not None  # begin came first
-        scores = self._judged(student)
-        if self.guard.take(step, scores):
+        look = self._look(student)
+        if self.guard.take(step, look.scores):
             self.best = student
         exhausted = self.guard.exhausted
         if exhausted:
             self.guard.outside = 0  # patience starts anew from the best student
-        return scores, exhausted
+        return look, exhausted
 
     def save(self, folder: Path) -> None:
         assert self.guard is not None
@@ -53,7 +56,7 @@ class Watch:
         self.guard = Guard.of(self.config, json.loads((folder / STATE).read_text(encoding="utf-8")))
         self.best = load_file(folder / BEST)
 
-    def _judged(self, student: dict[str, Tensor]) -> Scores:
+    def _look(self, student: dict[str, Tensor]) -> Look:
         reference = self.judge.measure.remote(ray.put(pack(student, 0, torch.float32)))
-        (scores,) = self.patience.results([reference], lambda _: {"judge-0": self.judge})
-        return scores
+        (look,) = self.patience.results([reference], lambda _: {"judge-0": self.judge})
+        return look

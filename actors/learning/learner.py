@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,6 +36,7 @@ class Learner(ABC):
     """State of one rank. Subclasses add `step`; all their draws derive from (seed, step, rank).
 
     options: what its settings are called on the command line. done: set by a subclass that wants no further update.
+    pictures: those of the student after so many updates that a subclass has to show; whoever shows them takes them away.
     stopping: asked by those that wait for others whether to give up.
     """
 
@@ -51,6 +54,7 @@ class Learner(ABC):
             self.ema = EMA(parameters, config.ema, start) if self.rank == 0 else None
         self.bad_steps = self.skipped = 0
         self.done = False
+        self.pictures: dict[int, UInt8[np.ndarray, "P H W C"]] = {}
         self.lr_scale = 1.0
         self.stopping: Callable[[], object] = lambda: False
 

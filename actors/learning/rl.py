@@ -91,11 +91,9 @@ class RLLearner(Learner):
         weights = self._weights(step)
         if self.shares is not None and weights is not None:
             self.shares.begin(step, weights)
-        from_chief(self._measure_before)
-
-    def _measure_before(self) -> None:
-        if self.watch is not None:
-            self.watch.begin(self._average())
+        look = from_chief(lambda: self.watch and self.watch.begin(self._average()))
+        if look:
+            self.pictures[step] = look.pictures
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Run update number `step` on batch `step`; then publish, and at times ask the judge."""
@@ -148,14 +146,15 @@ class RLLearner(Learner):
         if self.crew.judge is None or step % guard.every:
             return {}
         try:
-            scores, exhausted = from_chief(lambda: self.watch and self.watch.ask(step, self._average()))
+            look, exhausted = from_chief(lambda: self.watch and self.watch.ask(step, self._average()))
         except CalledOff:  # the update is done and kept; the run ends after it
             return {}
         if exhausted and guard.action == "stop":
             self.done = True
         elif exhausted:
             self._roll_back()
-        return {held_out(name): float(value) for name, value in asdict(scores).items() if value is not None}
+        self.pictures[step] = look.pictures
+        return {held_out(name): float(value) for name, value in asdict(look.scores).items() if value is not None}
 
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""

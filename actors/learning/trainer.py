@@ -166,6 +166,7 @@ def learn(run: Run, recorder: Any) -> None:
     learner.begin(step)
     if chief:
         answer(recorder.begin.remote(step), RECORDER)
+        show(learner, recorder)
 
     seconds, began = run.learner.seconds, time.monotonic()
 
@@ -177,7 +178,14 @@ def learn(run: Run, recorder: Any) -> None:
 
     for log in updates(learner, step, run.learner, stopping):
         if chief:
+            show(learner, recorder)
             recorder.log.remote(*log)
+
+
+def show(learner: Learner, recorder: Any) -> None:
+    """Hand over the pictures that the learner has to show."""
+    while learner.pictures:
+        recorder.show.remote(*learner.pictures.popitem())
 
 
 def updates(

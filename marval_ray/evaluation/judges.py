@@ -2,13 +2,18 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.evaluation.metrics import by_b
-from marval_ray.evaluation.scores import Evaluator
+from marval_ray.evaluation.metrics import by_b, error_of
+from marval_ray.evaluation.scores import Evaluator, check_count
+
+Figures = dict[str, Any]
+"""Numbers by name. Those that labels are needed for are None without them."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,33 @@ class Judges:
         classifier, reference = b
         return cls(Evaluator.load(*a), Evaluator.load(classifier, reference) if classifier and reference else None)
 
-    def score(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> dict[str, Any]:
-        """Return what A measures by the names of `Scores`, and what B measures with `_b` behind. Raises ValueError as they do."""
-        scores = asdict(self.a.score(images, labels))
-        if self.b is None:
-            return scores
-        second = asdict(self.b.score(images, labels))
-        return scores | {by_b(name): value for name, value in second.items() if name != "samples"}
+    def score(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None, sets: int = 1) -> Figures:
+        """Return what A measures by the names of `Scores`, and what B measures with `_b` behind.
+
+        The images are dealt out to `sets` of one size, class by class. Of several sets each figure is the mean, and its standard
+        error stands beside it with `_se` behind. Raises ValueError as `Evaluator.score` does.
+        """
+        check_count(len(images), sets)
+        size = len(images) // sets
+        order = torch.arange(len(images)) if labels is None else labels.argsort(stable=True)
+        hands = [order[i : size * sets : sets].sort().values for i in range(sets)]
+        scored = [self._score(images[hand], None if labels is None else labels[hand]) for hand in hands]
+        return {"samples": size, "sets": sets, **over_sets(scored)}
+
+    def _score(self, images: Tensor, labels: Tensor | None) -> Figures:
+        found = {name: value for name, value in asdict(self.a.score(images, labels)).items() if name != "samples"}
+        if self.b is not None:
+            found |= {by_b(name): value for name, value in asdict(self.b.score(images, labels)).items() if name != "samples"}
+        return found
+
+
+def over_sets(scored: list[Figures]) -> Figures:
+    """Return the mean of each figure, and its standard error where there are several."""
+    first, *others = scored
+    if not others:
+        return first
+    found: Figures = {}
+    for name, value in first.items():
+        values = [figures[name] for figures in scored]
+        found |= {name: None} if value is None else {name: fmean(values), error_of(name): stdev(values) / len(values) ** 0.5}
+    return found

@@ -1,6 +1,6 @@
 """What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -37,6 +37,11 @@ def by_b(name: str) -> str:
     return f"{name}_b"
 
 
+def error_of(name: str) -> str:
+    """Return what the standard error of a figure is called, which is over sets of samples."""
+    return f"{name}_se"
+
+
 def held_out(name: str) -> str:
     """Return what a figure of the judge is called among the metrics of RL."""
     return f"held_out/{name}"
@@ -51,5 +56,11 @@ SPEED = Metric("images_per_second", "images/s", ".4g", "higher")
 
 SCORES = (FD, KID, ACCURACY, DIVERSITY, RECALL)
 """What an `Evaluator` measures."""
-REPORTED = (FD, ACCURACY, DIVERSITY)
+REPORTED = (FD, KID, ACCURACY, DIVERSITY)
 """Those of summaries and tables; recall is for the guard."""
+BY_JUDGE = {
+    name: replace(metric, name=name, title=title)
+    for metric in REPORTED
+    for name, title in ((metric.name, metric.title), (by_b(metric.name), f"{metric.title} (B)"))
+}
+"""The same by both judges, by their names in rows."""

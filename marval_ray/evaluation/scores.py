@@ -87,7 +87,6 @@ class Evaluator:
 
     def check_labels(self, labels: Int64[Tensor, " N"]) -> None:
         """Raise ValueError unless images of these classes can be scored."""
-        check_count(len(labels))
         classes = self.classifier.logits.out_features
         outside = labels[(labels < 0) | (labels >= classes)]
         if len(outside):
@@ -96,10 +95,11 @@ class Evaluator:
             )
 
 
-def check_count(images: int) -> None:
-    """Raise ValueError when so few have no covariance."""
-    if images < 2:
-        raise ValueError(f"FD needs at least 2 images, got {images}: it compares covariances")
+def check_count(images: int, sets: int = 1) -> None:
+    """Raise ValueError when so few have no covariance in each of `sets`."""
+    if images < 2 * sets:
+        needed = f"{2 * sets} images" if sets == 1 else f"{2 * sets} images for {sets} sets"
+        raise ValueError(f"FD needs at least {needed}, got {images}: it compares covariances")
 
 
 @torch.no_grad()

@@ -1,13 +1,13 @@
 """Figures of a model against the number of AR loops."""
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.metrics import FD
 from marval_ray.families.generation import Painter
 from marval_ray.types import Prompts
 
@@ -16,33 +16,20 @@ Row = dict[str, Any]
 
 
 def measure(
-    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges
+    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges, sets: int = 1
 ) -> tuple[Row, Float[Tensor, "N C H W"]]:
-    """Draw an image for each prompt; return their scores, the speed (decoding included), and the images themselves."""
+    """Draw an image for each prompt; return the scores of so many sets of them, the speed (decoding included), and the images
+    themselves."""
     begin = time.perf_counter()
     images = painter.images(prompts, seed, progress=f"{name} N_AR={painter.loops}")
     seconds = time.perf_counter() - begin
-    scores = judges.score(images, prompts.labels)
+    scores = judges.score(images, prompts.labels, sets)
     return {"model": name, "n_ar": painter.loops, **scores, "images_per_second": len(prompts) / seconds}, images
-
-
-def measure_loops(
-    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges,
-    loops: Iterable[int],
-) -> list[Row]:  # fmt: skip
-    """Return one row for each number of AR loops."""
-    return [measure(name, painter.with_loops(n), prompts, seed, judges)[0] for n in loops]
 
 
 def best(rows: list[Row]) -> Row:
     """Return the row of the lowest FD."""
-    return min(rows, key=lambda row: row["fd"])
-
-
-def fastest(rows: list[Row], fd: float) -> Row | None:
-    """Return the fastest row of an FD no worse than `fd`."""
-    good = [row for row in rows if row["fd"] <= fd]
-    return max(good, key=lambda row: row["images_per_second"]) if good else None
+    return min(rows, key=lambda row: row[FD.name])
 
 
 def images_per_second(painter: Painter, prompts: Prompts) -> float:

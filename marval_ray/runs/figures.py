@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from torch import Tensor
 from marval_ray.config import Files, check_at_least, check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
+from marval_ray.evaluation.claims import better
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import FD, SPEED
-from marval_ray.evaluation.sweep import Row, best, fastest, images_per_second, measure_loops
+from marval_ray.evaluation.metrics import FD, SPEED, by_b
+from marval_ray.evaluation.sweep import Row, best, images_per_second, measure
 from marval_ray.families.base import Backbone, Codec
 from marval_ray.families.generation import Generation, Painter, student_generation
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
 from marval_ray.runs import report
+from marval_ray.runs.looks import read_looks
 from marval_ray.runs.measured import LOOPS, Measured
 from marval_ray.runs.stage import Stage, read_metrics
 from marval_ray.types import Prompts
@@ -39,8 +41,13 @@ class FiguresConfig:
     sampler: Ancestral = field(default_factory=lambda: Ancestral(cfg=3.0))
     """How the teacher draws its pictures."""
     samples: int = 500
+    """Of a set."""
+    sets: int = 3
+    """Sets of samples whose mean and standard error are the headline; they are drawn anew, so that nothing was chosen by them."""
     loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of AR loops at which the student is measured; the last one is the headline."""
+    """Numbers of AR loops at which the student is measured; the one of the lowest FD by judge A is the headline's."""
+    loop_sets: int = 1
+    """Sets of samples at each of them."""
     per_class: int = 3
     """Pictures of each class in the grids."""
     grid_classes: int = 10
@@ -50,7 +57,7 @@ class FiguresConfig:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "per_class", "grid_classes", "batch", prefix="figures.")
+        check_at_least(1, self, "per_class", "grid_classes", "batch", "sets", "loop_sets", prefix="figures.")
         check_at_least(2, self, "samples", prefix="figures.")  # a covariance needs two
         check_seed(self.seed, "figures.seed")
 
@@ -67,7 +74,7 @@ class FiguresConfig:
         return self.classifier.absolute(), self.reference.absolute()
 
     def teacher_rows(self) -> list[Row]:
-        """Return the teacher's rows of as many samples: FD falls with their number.
+        """Return the teacher's rows of sets of as many samples: FD falls with their number.
 
         Raises ValueError when the file has none.
         """
@@ -137,43 +144,55 @@ class Figures:
 
     def reinforced(self, student: Backbone, loops: int) -> None:
         """Draw pictures of the student after RL, and take its scores at each number of loops."""
-        self._draw("student after RL", self._student(student))
-        self._final(student, () if loops in self.config.loops else (loops,))
-        self.measured += [Measured.of(row, "student", "after_rl") for row in self.student_rows if row[LOOPS] == loops]
+        self._measure("student after RL", student, loops, "after_rl")
+        self._final(student)
 
     def _measure(self, name: str, model: Backbone, loops: int, when: str) -> None:
         """Draw pictures of a student, and take its scores at one number of loops."""
-        student = self._student(model)
-        self._draw(name, student)
+        self._draw(name, self._student(model))
         if self.judges is not None:
-            (row,) = measure_loops(name, student, self._prompts(model), self.config.seed, self.judges, [loops])
-            self.measured.append(Measured.of(row, "student", when))
+            self.measured.append(Measured.of(self._headline(name, model, loops), "student", when))
 
-    def _final(self, student: Backbone, more: tuple[int, ...] = ()) -> None:
-        """Take the final student's scores, and its best number of loops."""
+    def _headline(self, name: str, model: Backbone, loops: int) -> Row:
+        """Return the scores of `sets` sets of a student's images that nothing was chosen by."""
+        prompts, seed = self._prompts(model, self.config.sets), self.config.seed + 1
+        return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, self.config.sets)[0]
+
+    def _final(self, student: Backbone) -> None:
+        """Take the final student's scores at each number of loops, and again at the best one."""
         if self.judges is None:
             return
-        generation, prompts = self._student(student), self._prompts(student)
-        rows = measure_loops("student", generation, prompts, self.config.seed, self.judges, (*more, *self.config.loops))
+        prompts, sets = self._prompts(student, self.config.loop_sets), self.config.loop_sets
+        rows = [
+            measure("student", self._student(student).with_loops(n), prompts, self.config.seed, self.judges, sets)[0]
+            for n in self.config.loops
+        ]
         self.student_rows = rows
-        self.measured += [Measured.of(rows[-1], "student"), Measured.of(best(rows), "student_best")]
+        self.measured.append(Measured.of(self._headline("student", student, best(rows)[LOOPS]), "student"))
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:
         """Return all figures by name."""
         summary = {name: value for measured in self.measured for name, value in measured.flat().items()}
-        if self.teacher is not None:
-            summary |= compare(self.student_rows, self.teacher)
+        if self.teacher is not None and self.student_rows:
+            summary |= compare(self.measured[-1], self.student_rows, self.teacher)
         return summary | {"samples": self.config.samples, **extra}
 
     def write(self, config: dict[str, Any], stages: Iterable[Stage], extra: dict[str, float]) -> None:
-        """Write summary.json, the pictures and report.html of a run of these stages, whose metrics lie in the folder."""
-        summary = self._summary(extra)
-        rows = sorted(self.teacher_rows + self.student_rows, key=itemgetter(LOOPS))
-        write_json(self.folder / "summary.json", summary | {"loops": rows})
+        """Write summary.json, and what `show` writes."""
+        self.show(config, stages, extra)
+        write_json(self.folder / "summary.json", self._summary(extra) | {"loops": self._rows()})
+
+    def show(self, config: dict[str, Any], stages: Iterable[Stage], extra: dict[str, float]) -> None:
+        """Write report.html and its pictures, as far as the run has come: `stages` are those whose metrics lie in the folder."""
+        summary, rows = self._summary(extra), self._rows()
         pictures = self._pictures(rows, stages)
         report.write_html(
             self.folder / "report.html", title="MARVAL run", summary=summary, rows=rows, pictures=pictures, config=config
         )
+
+    def _rows(self) -> list[Row]:
+        """Return the rows of both models, by the number of loops."""
+        return sorted(self.teacher_rows + self.student_rows, key=itemgetter(LOOPS))
 
     def _pictures(self, rows: list[Row], stages: Iterable[Stage]) -> list[tuple[str, Path]]:
         """Draw the grids, the loops and each stage's curves; return captions and files."""
@@ -183,16 +202,24 @@ class Figures:
         if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
+        looks = read_looks(self.folder)
+        if looks:
+            named = {f"{step}": images for step, images in looks.items()}
+            report.save_comparison(self.folder / "looks.png", named, 1, self.config.row_labels())
+            pictures.append(("What the guard saw: the same seeds after so many updates of RL.", self.folder / "looks.png"))
         for stage in stages:
-            report.plot_losses(self.folder / stage.plot, read_metrics(self.folder / stage.metrics))
-            pictures.append((stage.caption, self.folder / stage.plot))
+            groups = report.grouped(read_metrics(self.folder / stage.metrics))
+            if groups:  # a single row has no curve
+                report.plot_losses(self.folder / stage.plot, groups)
+                pictures.append((stage.caption, self.folder / stage.plot))
         return pictures
 
     def _student(self, model: Backbone) -> Painter:
         return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch))
 
-    def _prompts(self, model: Backbone) -> Prompts:
-        return Prompts.classes_in_turn(model.config.num_classes, self.config.samples)
+    def _prompts(self, model: Backbone, sets: int = 1) -> Prompts:
+        """Ask for `sets` sets; each has the classes in turn."""
+        return Prompts.classes_in_turn(model.config.num_classes, self.config.samples).in_turn(sets * self.config.samples)
 
     def _draw(self, name: str, painter: Painter) -> None:
         labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
@@ -202,8 +229,14 @@ class Figures:
         report.save_grid(path, images, self.config.per_class, self.config.row_labels())
 
 
-def compare(student: list[Row], teacher: Measured) -> dict[str, float]:
-    """Compare with the teacher's best setting: the FD at the most loops, and the speed-up at no worse FD."""
-    fd, speed = teacher.scores[FD.name], teacher.speed
-    ratio, row = {"fd_ratio": student[-1][FD.name] / fd}, fastest(student, fd)
-    return ratio | ({"speed_up": row[SPEED.name] / speed, "speed_up_n_ar": row[LOOPS]} if row else {})
+def compare(headline: Measured, rows: list[Row], teacher: Measured) -> dict[str, float]:
+    """Compare with the teacher's best setting: FD and speed of the headline, and by how much the fastest student is faster whose FD
+    is better beyond doubt."""
+    found = {f"{name}_ratio": headline.scores[name] / teacher.scores[name] for name in (FD.name, by_b(FD.name)) if name in teacher.scores}
+    found["speed_ratio"] = headline.speed / teacher.speed
+    students = [*(Measured.of(row, "student") for row in rows), headline]
+    ahead = [student for student in students if better(student.scores, teacher.scores, FD)]
+    if ahead:
+        fastest = max(ahead, key=attrgetter("speed"))
+        found |= {"speed_up": fastest.speed / teacher.speed, "speed_up_n_ar": fastest.loops}
+    return found

@@ -9,6 +9,7 @@ from marval_ray.files.atomic import write_json
 from marval_ray.files.places import portable
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.hub.layout import described
+from marval_ray.runs.looks import LOOKS
 from marval_ray.runs.stage import STAGES
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
@@ -17,7 +18,7 @@ FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
 RECORDS = ("config.json", *(stage.metrics for stage in STAGES), "summary.json")
 """What a run needs to go on, or to be looked at, besides its checkpoints."""
-OWN = ("config.json", "tensorboard", "summary.json", "report.html", ERRORS, *(name for stage in STAGES for name in stage.files))
+OWN = ("config.json", "tensorboard", LOOKS, "summary.json", "report.html", ERRORS, *(name for stage in STAGES for name in stage.files))
 """What a run leaves besides pictures."""
 
 

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marval_ray.evaluation.metrics import FD, REPORTED, SPEED
+from marval_ray.evaluation.metrics import BY_JUDGE, FD, SPEED, error_of
 from marval_ray.evaluation.sweep import Row
 
 LOOPS = "n_ar"
-NAMES = tuple(metric.name for metric in REPORTED)
+NAMES = tuple(name for figure in BY_JUDGE for name in (figure, error_of(figure)))
+"""What is kept of a row, where it has it."""
 TITLES = {
     ("teacher", ""): "Teacher, best setting",
     ("student", "before"): "Student before",
     ("student", "before_rl"): "Student before RL",
     ("student", "after_rl"): "Student after RL",
-    ("student", ""): "Final student",
-    ("student_best", ""): "Final student, best N_AR",
+    ("student", ""): "Final student, best N_AR",
 }
 """What a run measures, by model and moment: no moment is the end of the run."""
 
@@ -33,7 +33,7 @@ class Measured:
     @classmethod
     def of(cls, row: Row, model: str, when: str = "") -> "Measured":
         """Take it from a row of a sweep."""
-        return cls(model, when, loops=row[LOOPS], scores={name: row[name] for name in NAMES}, speed=row[SPEED.name])
+        return cls(model, when, loops=row[LOOPS], scores={name: row[name] for name in NAMES if name in row}, speed=row[SPEED.name])
 
     def flat(self) -> dict[str, Any]:
         """Return it by the names of summary.json."""
@@ -47,11 +47,9 @@ def measured_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Measured]:
 
 
 def _read(summary: Mapping[str, Any], model: str, when: str) -> Measured:
-    def value(key: str) -> float:
-        return summary[flat_name(model, key, when)]
-
-    loops = summary.get(flat_name(model, LOOPS, when))
-    return Measured(model, when, loops=loops, scores={name: value(name) for name in NAMES}, speed=value(SPEED.name))
+    found = {key: summary.get(flat_name(model, key, when)) for key in (*NAMES, SPEED.name, LOOPS)}
+    scores = {name: found[name] for name in NAMES if found[name] is not None}
+    return Measured(model, when, loops=found[LOOPS], scores=scores, speed=found[SPEED.name])
 
 
 def flat_name(model: str, key: str, when: str) -> str:

@@ -3,14 +3,14 @@
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
-from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, KID, SPEED, by_b
+from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of
 from marval_ray.files.atomic import atomic_path
 from marval_ray.runs.measured import LOOPS, TITLES, Measured, gain, measured_in
 from marval_ray.runs.stage import STAGES
@@ -18,18 +18,20 @@ from marval_ray.runs.stage import STAGES
 COLUMNS = {
     "model": ("model", ""),
     LOOPS: ("N_AR", "d"),
-    **{
-        name: (title, metric.form)
-        for metric in (FD, KID, ACCURACY)
-        for name, title in ((metric.name, metric.title), (by_b(metric.name), f"{metric.title} (B)"))
-    },
-    DIVERSITY.name: (DIVERSITY.title, ".2f"),  # fewer digits than elsewhere
+    **{name: (metric.title, metric.form) for name, metric in BY_JUDGE.items()},
     SPEED.name: (SPEED.title, SPEED.form),
     "samples": ("samples", "d"),
+    "sets": ("sets", "d"),
 }
 """Columns of the table by row key: heading and number format."""
 
 TEMPLATE = Path(__file__).with_name("page.html")
+
+
+@dataclass(frozen=True)
+class Table:
+    headings: list[str]
+    lines: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,13 @@ def write_html(
     summary: figures by their names in summary.json; those of `cards` come first, all are listed.
     rows: one for each model and N_AR, with keys of COLUMNS. pictures: captions and PNG files.
     """
-    keys = [key for key in COLUMNS if any(key in row for row in rows)]
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = page.render(
         title=title,
         cards=cards(summary),
+        headline=headline(measured_in(summary)),
         pictures=[(caption, data_uri(picture)) for caption, picture in pictures],
-        headings=[COLUMNS[key][0] for key in keys],
-        rows=[[format(row[key], COLUMNS[key][1]) if key in row else "" for key in keys] for row in rows],
+        loops=by_loops(rows),
         figures=[(name, shown(value)) for name, value in summary.items()],
         config=json.dumps(config, indent=2, default=os.fspath) if config else "",
     )
@@ -72,14 +73,17 @@ def write_html(
 def cards(summary: dict[str, Any]) -> list[KeyFigure]:
     """Return the key figures that `summary` has."""
     has = summary.__contains__
-    found = [_score_card(measured) for measured in measured_in(summary).values()]
+    found = []
     if has("reward_after"):
         note = f"from {summary['reward_before']:.3g}, in standard deviations of an image's reward before"
         found.append(KeyFigure("Reward", f"{gain(summary):+.2f}", note))
     if has("fd_ratio"):
-        found.append(KeyFigure("FD, student : teacher", f"{summary['fd_ratio']:.2f}", "below 1 the student is better"))
+        second = f"; {summary['fd_b_ratio']:.2f} by judge B" if has("fd_b_ratio") else ""
+        found.append(KeyFigure("FD, student : teacher", f"{summary['fd_ratio']:.2f}", f"below 1 the student is better{second}"))
+    if has("speed_ratio"):
+        found.append(KeyFigure("Speed, student : teacher", f"{summary['speed_ratio']:.0f} ×", "images/s, timed in this run"))
     if has("speed_up"):
-        note = f"at N_AR = {summary['speed_up_n_ar']}, with no worse FD" if has("speed_up_n_ar") else "with no worse FD"
+        note = f"at N_AR = {summary['speed_up_n_ar']}, with a better FD beyond two standard errors by every judge"
         found.append(KeyFigure("Faster than the teacher", f"{summary['speed_up']:.0f} ×", note))
     if has("seconds_total"):
         note = ", ".join(f"{stage.title} {minutes(summary[stage.seconds])}" for stage in STAGES if has(stage.seconds))
@@ -87,11 +91,32 @@ def cards(summary: dict[str, Any]) -> list[KeyFigure]:
     return found
 
 
-def _score_card(measured: Measured) -> KeyFigure:
-    """Return FD, with accuracy, and N_AR where it is known."""
-    loops = "" if measured.loops is None else f", N_AR = {measured.loops}"
-    note = ACCURACY.said(measured.scores[ACCURACY.name]) + loops
-    return KeyFigure(TITLES[measured.model, measured.when], FD.said(measured.scores[FD.name]), note)
+def headline(measured: Mapping[tuple[str, str], Measured]) -> Table:
+    """Return what was measured of each model, at each moment, by every judge that looked."""
+    shown = [name for name in BY_JUDGE if any(name in one.scores for one in measured.values())]
+    lines = [
+        [
+            TITLES[key],
+            "" if one.loops is None else str(one.loops),
+            *(with_error(one.scores, name, BY_JUDGE[name].form) if name in one.scores else "" for name in shown),
+            SPEED.text(one.speed),
+        ]
+        for key, one in measured.items()
+    ]
+    return Table(["", "N_AR", *(BY_JUDGE[name].title for name in shown), SPEED.title], lines)
+
+
+def by_loops(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the rows of sweeps, with those of COLUMNS that some row has."""
+    keys = [key for key in COLUMNS if any(key in row for row in rows)]
+    lines = [[with_error(row, key, COLUMNS[key][1]) if key in row else "" for key in keys] for row in rows]
+    return Table([COLUMNS[key][0] for key in keys], lines)
+
+
+def with_error(figures: Mapping[str, Any], name: str, form: str) -> str:
+    """Return a figure as text, with its standard error where it is known."""
+    error = figures.get(error_of(name))
+    return format(figures[name], form) + ("" if error is None else f" ± {error:{form}}")
 
 
 def minutes(seconds: float) -> str:

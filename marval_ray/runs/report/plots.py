@@ -18,31 +18,49 @@ COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
 DPI = 110
 PER_ROW = 3
 """Small plots side by side."""
+OBJECTIVE = "Objective"
+GROUPS = {"held_out": "Held out", "flow": "Flow of work"}
+"""Headings of plots by the first part of a metric's name; all others belong to the objective."""
 
 
-def plot_losses(path: Path, metrics: list[dict[str, float]]) -> None:
-    """Draw one small plot for each metric of metrics.jsonl (`step` and numbers by name): raw values and running mean."""
-    names = list(dict.fromkeys(name for row in metrics for name in row if name != "step"))
-    rows = -(-len(names) // PER_ROW)
-    figure = Figure((4.2 * PER_ROW, 2.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, PER_ROW, squeeze=False).flatten()
-    for name, axis in zip(names, axes):
-        points = np.array([(row["step"], row[name]) for row in metrics if name in row], dtype=float)
-        _plot_metric(axis, name, points[np.isfinite(points[:, 1])])
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
+def plot_losses(path: Path, groups: dict[str, dict[str, np.ndarray]]) -> None:
+    """Draw a small plot of each series, as `grouped` returns them, under the headings: raw values and running mean."""
+    rows = [-(-len(members) // PER_ROW) for members in groups.values()]
+    figure = Figure((4.2 * PER_ROW, 2.6 * sum(rows) + 0.4 * len(rows)), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=[2.6 * count + 0.4 for count in rows]).flatten()
+    for part, (title, members), count in zip(parts, groups.items(), rows):
+        part.suptitle(title, fontsize=13, x=0.01, ha="left")
+        axes = part.subplots(count, PER_ROW, squeeze=False).flatten()
+        for (name, points), axis in zip(members.items(), axes):
+            _plot_metric(axis, name, points)
+        for axis in axes[len(members) :]:
+            axis.set_visible(False)
     _save(path, figure)
+
+
+def grouped(metrics: list[dict[str, float]]) -> dict[str, dict[str, np.ndarray]]:
+    """Turn rows of a metrics file (`step` and numbers by name) into series by heading and name: (N, 2), steps and finite values.
+
+    A metric that never moves has no series.
+    """
+    groups: dict[str, dict[str, np.ndarray]] = {title: {} for title in (OBJECTIVE, *GROUPS.values())}
+    for name in dict.fromkeys(name for row in metrics for name in row if name != "step"):
+        points = np.array([(row["step"], row[name]) for row in metrics if name in row], dtype=float)
+        points = points[np.isfinite(points[:, 1])]
+        if len(np.unique(points[:, 1])) > 1:
+            groups[GROUPS.get(name.split("/")[0], OBJECTIVE)][name] = points
+    return {title: series for title, series in groups.items() if series}
 
 
 def _plot_metric(axis: Axes, name: str, points: np.ndarray) -> None:
     """Plot `points`, (N, 2): steps and finite values. A few extreme values do not set the scale."""
-    steps, values = points[:, 0], points[:, 1]
+    steps, values = points.T
     axis.plot(steps, values, color="#9db8d2", linewidth=0.8)
     axis.plot(steps, running_mean(values, max(1, len(values) // 12)), color=COLOURS["student"], linewidth=1.8)
     axis.set_title(name, fontsize=10, loc="left")
     axis.set_xlabel("update", fontsize=8)
     _tidy(axis)
-    low, high = np.percentile(values, (1, 99)) if len(values) else (0, 0)
+    low, high = np.percentile(values, (1, 99))
     if high > low:
         margin = 0.08 * (high - low)
         axis.set_ylim(low - margin, high + margin)

@@ -1,0 +1,42 @@
+"""FD and KID of real training images by both judges, by number of images: the floor under the figures of any generator.
+
+FD falls with the number of images, KID's mean does not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tables import table
+
+from marval_ray import cli
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.metrics import BY_JUDGE
+from marval_ray.files.images import read_images, to_tensor
+from marval_ray.runs.report.page import with_error
+
+
+@dataclass(frozen=True)
+class Config:
+    images: Path = Path("data/fashion-mnist/train.parquet")
+    """Made by jobs/embedded/prepare_fashion_mnist.py."""
+    sizes: tuple[int, ...] = (500, 2_000, 10_000)
+    sets: int = 3
+
+
+def main(config: Config) -> None:
+    judges = Judges.load(
+        (assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)
+    )
+    pixels, classes = read_images(config.images)
+    lines = []
+    for size in config.sizes:
+        count = size * config.sets
+        figures = judges.score(to_tensor(pixels[:count]), torch.from_numpy(classes[:count].copy()), config.sets)
+        lines.append([f"{size:,}", *(with_error(figures, name, metric.form) for name, metric in BY_JUDGE.items())])
+    print(table(["images", *(metric.title for metric in BY_JUDGE.values())], lines))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)
