@@ -53,12 +53,12 @@ RL: dict[str, Settings] = {
     "default": {},
     "K = 1": {"rl.last": 1},
     "K = all 8": {"rl.last": 8},
-    "N_AR = 4": {"rl.loops": 4, "rl.last": 4},
-    "N_AR = 64, K = 1": {"rl.loops": 64, "rl.last": 1, "guard.every": 4},
-    "N_AR = 64, K = 8": {"rl.loops": 64, "rl.last": 8, "guard.every": 4},
-    "N_AR = 16, K = 8": {"rl.loops": 16, "rl.last": 8},
-    "N_AR = 64, K = 32": {"rl.loops": 64, "rl.last": 32, "guard.every": 2},
-    "N_AR = 64, K = 64": {"rl.loops": 64, "rl.last": 64, "guard.every": 1},
+    "N_AR = 4": {"rl.loops": (4,), "rl.last": 4},
+    "N_AR = 64, K = 1": {"rl.loops": (64,), "rl.last": 1, "guard.every": 4},
+    "N_AR = 64, K = 8": {"rl.loops": (64,), "rl.last": 8, "guard.every": 4},
+    "N_AR = 16, K = 8": {"rl.loops": (16,), "rl.last": 8},
+    "N_AR = 64, K = 32": {"rl.loops": (64,), "rl.last": 32, "guard.every": 2},
+    "N_AR = 64, K = 64": {"rl.loops": (64,), "rl.last": 64, "guard.every": 1},
     "GSIM weight 10": {"rl.gsim_weight": 10.0},
     "saturating at 1": {"rl.saturate": 1.0},
     "staleness 1, one thread an actor": {"rl.max_staleness": 1} | ONE_THREAD,
@@ -128,14 +128,14 @@ def rl_section(config: Config, records: Records) -> str:
     shared = {
         "student": assets_index.GSIM_STUDENT, "rl_learner.seconds": config.rl_seconds, "rl_learner.steps": 10_000,
         "guard.every": 10, "guard.samples": config.ablation_samples,
-        "figures.samples": config.rl_samples, "figures.loops": (DEFAULT.rl.loops,), "figures.teacher": None,
+        "figures.samples": config.rl_samples, "figures.loops": DEFAULT.rl.loops, "figures.teacher": None,
     }  # fmt: skip
     runs = {title: [run] for title, run in records.variants("rl", "rl", shared, RL).items()}
     for seed in config.seeds[1:]:
         again = {title: RL[title] for title in ("default", *config.rl_rivals)}
         for title, run in records.variants(f"rl-{seed}", "rl", shared | {"seed": seed}, again).items():
             runs[title].append(run)
-    return RL_TEXT.format(seconds=config.rl_seconds, samples=config.rl_samples, loops=DEFAULT.rl.loops, table=tables.rl_table(runs))
+    return RL_TEXT.format(seconds=config.rl_seconds, samples=config.rl_samples, loops=DEFAULT.rl.loops[0], table=tables.rl_table(runs))
 
 
 def write(path: Path, text: str) -> None:

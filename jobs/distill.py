@@ -186,7 +186,7 @@ def reinforcement(config: Config, storage: Storage) -> Task:
         measured=min(REWARD_SAMPLES, config.figures.samples),
         seed=config.seed,
     )
-    return Reinforcement(storage, loops=config.rl.loops, plan=plan)
+    return Reinforcement(storage, loops=config.rl.loops[0], plan=plan)
 
 
 TASKS = {GSIM.name: distillation, RL.name: reinforcement}

@@ -14,6 +14,12 @@ def check_at_least(minimum: int, config: object, *names: str, prefix: str = "") 
             raise ValueError(f"{prefix}{shown} must be at least {minimum}, got {getattr(config, name)}")
 
 
+def check_loops(loops: tuple[int, ...], name: str) -> None:
+    """Raise ValueError when these are no numbers of AR loops."""
+    if not loops or min(loops) < 1:
+        raise ValueError(f"{name} must be one number or several, at least 1, got {' '.join(map(str, loops)) or 'none'}")
+
+
 def check_seed(seed: int, name: str = "--seed") -> None:
     """Raise ValueError when torch or NumPy would refuse the seed, or take it for another."""
     if not 0 <= seed < 2**63:
@@ -126,8 +132,8 @@ class ObjectiveConfig:
 
     rewards: tuple[str, ...] = ("pickscore:yuvalkirstain/PickScore_v1",)
     """Weighted sum of [WEIGHT*]KIND:PLACE; kinds: pickscore, clip, hpsv2, image_reward, plugin."""
-    loops: int = 64
-    """N_AR of the rollouts."""
+    loops: tuple[int, ...] = (64,)
+    """N_AR of the rollouts; of several each update draws its own. Students are compared at the first one."""
     last: int = 64
     """K: the gradient goes back through the last K loops."""
     random_last: bool = False
@@ -156,7 +162,8 @@ class ObjectiveConfig:
     """Divide the reward by its standard deviation in the first batch."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "loops", "last", "group", prefix="rl.")
+        check_at_least(1, self, "last", "group", prefix="rl.")
+        check_loops(self.loops, "rl.loops")
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,8 @@ class GuardConfig:
     every: int = 10
     """Updates between two looks at the held-out scores."""
     samples: int = 500
-    loops: int = 64
+    loops: tuple[int, ...] = (64,)
+    """Looks are taken at each of these N_AR; the bands hold for all of them."""
     seed: int = 2_000
     max_fd: float = 1.0
     """Times the FD before RL."""
@@ -235,7 +243,8 @@ class GuardConfig:
     """roll_back: go on from the best student with half the learning rate."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "every", "loops", "patience", prefix="guard.")
+        check_at_least(1, self, "every", "patience", prefix="guard.")
+        check_loops(self.loops, "guard.loops")
         check_at_least(2, self, "samples", prefix="guard.")  # a covariance needs two
         check_seed(self.seed, "guard.seed")
 

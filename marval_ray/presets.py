@@ -56,7 +56,7 @@ PRESETS: dict[str, Preset] = {
             cpus_per_worker=2, checkpoint_every=50,
         ),
         rl=RLConfig(
-            rewards=("pickscore:embedded/reward",), loops=8, last=4, drift_weight=2.0, class_drift_weight=60.0, freeze_head=True,
+            rewards=("pickscore:embedded/reward",), loops=(8,), last=4, drift_weight=2.0, class_drift_weight=60.0, freeze_head=True,
             recompute=False, chunk=40,
             rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
             judge=RoleConfig(cpus=0.25, threads=2),
@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
             steps=52, batch=40, lr=2e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
             threads_per_worker=2, checkpoint_every=26,
         ),
-        guard=GuardConfig(every=26, samples=1000, loops=8),
+        guard=GuardConfig(every=26, samples=1000, loops=(8,)),
         files=Files(
             teacher=assets_index.TEACHER, latents=assets_index.LATENTS, vae=assets_index.VAE,
             classifier=assets_index.CLASSIFIER, reference=assets_index.REFERENCE,

@@ -99,16 +99,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class Request:
-    """Images to draw: image `indices[i]` of the run `seed` for the prompt i."""
+    """Images to draw in so many loops: image `indices[i]` of the run `seed` for the prompt i."""
 
     seed: int
     indices: tuple[int, ...]
     prompts: Prompts
+    loops: int
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Images that a student drew.
+    """Images that a student drew in so many loops.
 
     version: the number of the weights that drew them; checksum: of those weights.
     """
@@ -117,6 +118,7 @@ class Rollout:
     prompts: Prompts
     seed: int
     indices: tuple[int, ...]
+    loops: int
     version: int
     checksum: int
 

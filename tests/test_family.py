@@ -71,15 +71,15 @@ def test_a_price_on_classes_is_refused_where_there_are_none(teacher):
 @pytest.mark.parametrize("estimator", ["pathwise", "policy"])
 def test_a_rollout_is_drawn_again_as_it_was_and_teaches(teacher, estimator):
     model = load_model(teacher)
-    rl = RLConfig(loops=5, last=3, estimator=estimator, group=2, drift_weight=0.1)
+    rl = RLConfig(loops=(5,), last=3, estimator=estimator, group=2, drift_weight=0.1)
     objective = Objective(TOY, rl, Student(load_model(teacher)), seed=0, device=torch.device("cpu"), add_up=lambda sums: None)
     prompts, draws = PROMPTS.in_turn(4), Draws(3, (0, 1, 2, 3))
     with torch.no_grad():
-        *_, tokens = FAMILY.reveal(model, objective.sampler, objective.conditioner(prompts), draws, rl.loops)
+        *_, tokens = FAMILY.reveal(model, objective.sampler, objective.conditioner(prompts), draws, 5)
     assert tokens.revealed.unique().tolist() == [0, 1, 2, 3, 4]
-    rollout = Rollout(tokens, prompts, draws.seed, draws.indices, version=0, checksum=0)
+    rollout = Rollout(tokens, prompts, draws.seed, draws.indices, loops=5, version=0, checksum=0)
     if estimator == "pathwise":
-        loops = list(FAMILY.recorded(rollout, objective.conditioner(prompts), objective.sampler, rl.loops))
+        loops = list(FAMILY.recorded(rollout, objective.conditioner(prompts), objective.sampler, 5))
         again, _ = replay_chain(Student(model), torch.zeros_like(tokens.values), loops)
         torch.testing.assert_close(again, tokens.values)
     loss = objective.loss(Student(model), 0, rollout, Scored(torch.randn(4), torch.randn_like(tokens.values)))
@@ -94,11 +94,11 @@ def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path):
     with ray.init(num_cpus=4, object_store_memory=300 * 10**6, runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}):
         distilled = train(GSIMRun(TOY, matching, learner), Storage.of(str(tmp_path / "run"))) / "ema.safetensors"
         rl = RLConfig(
-            rewards=("plugin:small_reward:Brightness",), loops=4, last=3, chunk=4, drift_weight=1e-3, gsim_weight=0.1,
+            rewards=("plugin:small_reward:Brightness",), loops=(4,), last=3, chunk=4, drift_weight=1e-3, gsim_weight=0.1,
             rollout=HALF, reward=HALF, judge=HALF,
         )  # fmt: skip
         plan = Plan(
-            model=TOY, rl=rl, guard=GuardConfig(every=1, samples=20, loops=4), learner=learner, student=distilled, matching=matching,
+            model=TOY, rl=rl, guard=GuardConfig(every=1, samples=20, loops=(4,)), learner=learner, student=distilled, matching=matching,
             codec=teacher, prompts=PROMPTS, judge=JUDGE, measured=16,
         )  # fmt: skip
         outcome = reinforce(plan, Storage.of(str(tmp_path / "run")))

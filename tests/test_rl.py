@@ -51,7 +51,7 @@ def cluster(tmp_path_factory):
 def plan(tmp_path) -> Plan:
     learner = LearnerConfig(steps=4, batch=6, lr=1e-3, auxiliary_lr=1e-3, ema=0.9, log_every=1, checkpoint_every=2)
     student, latents = write_teacher(tmp_path / "student"), write_random_latents(tmp_path / "latents.parquet")
-    rl = RLConfig(rewards=("plugin:small_reward:Brightness",), loops=4, last=4, chunk=2, rollout=ROLE, reward=ROLE)
+    rl = RLConfig(rewards=("plugin:small_reward:Brightness",), loops=(4,), last=4, chunk=2, rollout=ROLE, reward=ROLE)
     matching = Matching(GSIMConfig(), student, latents)
     return Plan(MODEL, rl, GuardConfig(), learner, student, matching, assets_index.VAE, Prompts.of_classes(("a", "b", "c")), None)
 
@@ -188,7 +188,7 @@ def distance(a: dict, b: dict) -> float:
 def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path):
     steps = 14
     learner = replace(PRESETS["tiny"].rl_learner, steps=steps, batch=16, lr=1e-3, warmup=0, cpus_per_worker=1)
-    plan = embedded(learner, GuardConfig(every=2, samples=100, loops=8, patience=2), loops=8, last=4)
+    plan = embedded(learner, GuardConfig(every=2, samples=100, loops=(8, 2), patience=2), loops=(8,), last=4)
     with hired(plan) as crew:
         stopped, _ = judged(plan, crew, tmp_path / "stop")
         went_on, lr_scale = judged(replace(plan, guard=replace(plan.guard, action="roll_back")), crew, tmp_path / "roll_back")
@@ -200,10 +200,11 @@ def judged(plan: Plan, crew: Crew, folder: Path) -> tuple[int, float]:
     folder.mkdir()
     last = train(RLRun.of(plan, crew), Storage.of(str(folder)), RL)
     progress, state = (json.loads((last / name).read_text(encoding="utf-8")) for name in ("progress.json", "guard.json"))
-    scores = ray.get(crew.judge.measure.remote(pack(load_file(last / "best.safetensors"), 0, torch.float32)))
-    assert scores.fd == pytest.approx(state["best"]["fd"], rel=1e-4)
-    assert scores.fd <= state["start"]["fd"]
-    assert max(row["held_out/fd"] for row in metrics(folder) if "held_out/fd" in row) > state["start"]["fd"]
+    look = ray.get(crew.judge.measure.remote(pack(load_file(last / "best.safetensors"), 0, torch.float32)))
+    assert [scores.fd for scores in look.scores] == pytest.approx([scores["fd"] for scores in state["best"]], rel=1e-4)
+    assert all(best["fd"] <= start["fd"] for best, start in zip(state["best"], state["start"], strict=True))
+    looks = [row for row in metrics(folder) if "held_out/fd" in row]
+    assert max(row["held_out/fd"] for row in looks) > state["start"][0]["fd"] and all("held_out/fd/2" in row for row in looks)
     assert progress["done"] == (plan.guard.action == "stop")
     return progress["step"], progress["lr_scale"]
 
@@ -211,8 +212,8 @@ def judged(plan: Plan, crew: Crew, folder: Path) -> tuple[int, float]:
 @pytest.mark.chaos
 def test_ten_minutes_of_chaos_change_nothing(tmp_path):
     learner = LearnerConfig(steps=CHAOS_STEPS, batch=8, lr=1e-6, log_every=1, checkpoint_every=20, max_failures=1000)
-    guard = GuardConfig(every=50, samples=20, loops=2, patience=CHAOS_STEPS)
-    plan = embedded(learner, guard, loops=4, last=2, chunk=2, timeout=10, rollout=ROLE, reward=ROLE)
+    guard = GuardConfig(every=50, samples=20, loops=(2,), patience=CHAOS_STEPS)
+    plan = embedded(learner, guard, loops=(4,), last=2, chunk=2, timeout=10, rollout=ROLE, reward=ROLE)
     whole = trained(plan, tmp_path / "whole")
     with ThreadPoolExecutor(1) as background:
         result = background.submit(trained, plan, tmp_path / "disturbed")
@@ -244,6 +245,9 @@ def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient()
     assert [len(part.indices) for part in parts] == [4, 4, 2] * 3
     assert [i for part in parts for i in part.indices] == list(range(30))
     assert torch.cat([part.prompts.labels for part in parts]).bincount().tolist() == [6] * 5
+    assert {request.loops for request in parts} == {64}
+    mixed = [{request.loops for request in requests(replace(rl, loops=(4, 16)), 10, five, 0, step)} for step in range(40)]
+    assert {frozenset(loops) for loops in mixed} == {frozenset({4}), frozenset({16})} and 10 < mixed.count({4}) < 30
     (request,) = requests(replace(rl, estimator="policy", group=4, chunk=8), 8, five, 0, 0)
     assert request.prompts.labels.unflatten(0, (2, 4)).unique(dim=1).shape == (2, 1)
 

@@ -20,9 +20,12 @@ PICTURES = 10
 
 @dataclass(frozen=True)
 class Look:
-    """Scores of a student, and its pictures of the first PICTURES prompts; pictures of two looks differ by the student alone."""
+    """Scores of a student at each of `guard.loops`, and its pictures of the first PICTURES prompts at the first of them.
 
-    scores: Scores
+    Pictures of two looks differ by the student alone.
+    """
+
+    scores: tuple[Scores, ...]
     pictures: UInt8[np.ndarray, "P H W C"]
 
 
@@ -35,7 +38,7 @@ class Judge:
     ):  # fmt: skip
         device = worker_device(threads)
         self.model = config.family.build(config).eval().requires_grad_(False).to(device)
-        self.generation = student_generation(self.model, config.family.codec(codec, config).to(device), guard.loops)
+        self.generation = student_generation(self.model, config.family.codec(codec, config).to(device))
         self.evaluator = Evaluator.load(classifier, reference)
         self.prompts, self.guard = prompts.in_turn(guard.samples), guard
 
@@ -43,7 +46,8 @@ class Judge:
         """Answer, which takes a worker whose constructor is done."""
 
     def measure(self, weights: Weights) -> Look:
-        """Score `guard.samples` images."""
+        """Score `guard.samples` images at each N_AR."""
         unpack(weights, dict(self.model.named_parameters()))
-        images = self.generation.images(self.prompts, self.guard.seed)
-        return Look(self.evaluator.score(images, self.prompts.labels), to_pixels(images[:PICTURES]))
+        drawn = [self.generation.with_loops(loops).images(self.prompts, self.guard.seed) for loops in self.guard.loops]
+        scores = tuple(self.evaluator.score(images, self.prompts.labels) for images in drawn)
+        return Look(scores, to_pixels(drawn[0][:PICTURES]))

@@ -15,14 +15,14 @@ from marval_ray.types import Request, Rollout, TimedRollout, Tokens, Weights
 class RolloutWorker:
     """Weights are an argument of every call and kept by version: a restarted worker needs no other state."""
 
-    def __init__(self, config: FamilyConfig, sampler: TokenSampler, loops: int, threads: int = 1):
+    def __init__(self, config: FamilyConfig, sampler: TokenSampler, threads: int = 1):
         self.device = worker_device(threads)
         # Autocast would round all weights anew in every loop.
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.family = config.family
         self.model = self.family.build(config).eval().requires_grad_(False).to(self.device, dtype)
         self.conditioner = self.family.conditioner(config, self.device)
-        self.sampler, self.loops = sampler, loops
+        self.sampler = sampler
         self.held: tuple[int, int] | None = None
 
     def start(self) -> None:
@@ -34,9 +34,9 @@ class RolloutWorker:
         began = time.perf_counter()
         self._use(weights)
         draws = Draws(request.seed, request.indices)
-        *_, tokens = self.family.reveal(self.model, self.sampler, self.conditioner(request.prompts), draws, self.loops)
+        *_, tokens = self.family.reveal(self.model, self.sampler, self.conditioner(request.prompts), draws, request.loops)
         drawn = Tokens(tokens.values.float(), tokens.codes, tokens.revealed).to("cpu")
-        rollout = Rollout(drawn, request.prompts, request.seed, request.indices, weights.version, weights.checksum)
+        rollout = Rollout(drawn, request.prompts, request.seed, request.indices, request.loops, weights.version, weights.checksum)
         return TimedRollout(rollout, time.perf_counter() - began)
 
     def _use(self, weights: Weights) -> None:

@@ -70,7 +70,7 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
     own = list(range(len(bundles)))
     first = own[: rl.rollout.count]
     second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
-    rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl), rl.loops)
+    rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl))
     rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.codec, rl.rewards)
     judge = None
     if plan.judge is not None:
@@ -94,7 +94,7 @@ def try_reward(plan: Plan) -> None:
     """
     c, rl = plan.model, plan.rl
     noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
-    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), 0, 0), 0.0)
+    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), loops=1, version=0, checksum=0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
         (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.codec, rl.rewards)
@@ -118,9 +118,9 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
 
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:
-    """Return the scores of `measured` images of a student, the same seeds and classes each time."""
+    """Return the scores of `measured` images of a student in the first of `loops`, the same seeds and classes each time."""
     weights: dict[str, torch.Tensor] = dict(plan.model.family.read(checkpoint, plan.model).named_parameters())
-    feed = Feed(crew, plan.rl, plan.measured, plan.prompts, plan.seed + 1)
+    feed = Feed(crew, replace(plan.rl, loops=plan.rl.loops[:1]), plan.measured, plan.prompts, plan.seed + 1)
     feed.publish(pack(weights, -1, DTYPES[plan.rl.weight_dtype]))
     _, scored = joined(feed.whole_batch(MEASURED_BATCH))
     return scored.score

@@ -23,6 +23,7 @@ from actors.patience import CalledOff, Patience
 from marval_ray.config import LearnerConfig
 from marval_ray.distil.student import Student
 from marval_ray.evaluation.metrics import held_out
+from marval_ray.evaluation.scores import Scores
 from marval_ray.files.flat import DTYPES, Packer
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.loss import Loss
@@ -154,7 +155,7 @@ class RLLearner(Learner):
         elif exhausted:
             self._roll_back()
         self.pictures[step] = look.pictures
-        return {held_out(name): float(value) for name, value in asdict(look.scores).items() if value is not None}
+        return figures_of(look.scores, guard.loops)
 
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""
@@ -189,3 +190,13 @@ class RLLearner(Learner):
     def load_extra_state(self, progress: dict[str, Any]) -> None:
         self.lr_scale, self.done = progress["lr_scale"], progress["done"]
         self.objective.load_state(progress)
+
+
+def figures_of(scores: tuple[Scores, ...], loops: tuple[int, ...]) -> dict[str, float]:
+    """Name the held-out scores at each N_AR as metrics; those at the first one have no number behind."""
+    return {
+        held_out(name) + (f"/{n}" if n != loops[0] else ""): float(value)
+        for n, at in zip(loops, scores, strict=True)
+        for name, value in asdict(at).items()
+        if value is not None
+    }

@@ -4,13 +4,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.files.images import crop_to
 
 FEATURES = 64
 SIZE = 28
 
 
-class Classifier(nn.Module):
+class Classifier(FeatureNetwork):
     """28 x 28 grey images (centre of 32 x 32 ones) to 64 features and 10 logits."""
 
     def __init__(self, num_classes: int = 10):

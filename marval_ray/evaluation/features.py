@@ -1,18 +1,17 @@
 """Networks in whose features images are compared. No stage trains on them."""
 
 from pathlib import Path
-from typing import Any
 
 from marval_ray.evaluation.classifier import Classifier
+from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.evaluation.residual import ResidualClassifier
 from marval_ray.files.fit import load_strictly
 from marval_ray.files.tensors import read_state
 
-ARCHITECTURES: dict[str, type[Any]] = {"plain": Classifier, "residual": ResidualClassifier}
-"""Each turns images (N, 1, H, W) in [-1, 1] into (features (N, F), logits (N, K)); has `feature_maps` and a layer `logits`."""
+ARCHITECTURES: dict[str, type[FeatureNetwork]] = {"plain": Classifier, "residual": ResidualClassifier}
 
 
-def load_features(path: Path) -> Any:
+def load_features(path: Path) -> FeatureNetwork:
     """Read a frozen network; the names of its tensors tell which.
 
     Raises ValueError when the file cannot be read or fits none.

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.files.images import crop_to
 
 WIDTHS = (32, 64, 96)
@@ -27,7 +28,7 @@ class Block(nn.Module):
         return self.beside(x) + y
 
 
-class ResidualClassifier(nn.Module):
+class ResidualClassifier(FeatureNetwork):
     """28 x 28 grey images (centre of 32 x 32 ones) to 96 features and 10 logits."""
 
     def __init__(self, num_classes: int = 10):

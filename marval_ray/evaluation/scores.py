@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from marval_ray.evaluation.features import load_features
 from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.kernel import kernel_distance
+from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.evaluation.recall import recall
 from marval_ray.evaluation.statistics import Statistics
 
@@ -42,7 +43,7 @@ class Scores:
 class Evaluator:
     """Scores samples against the statistics of reference images, with features of a frozen classifier."""
 
-    classifier: nn.Module
+    classifier: FeatureNetwork
     reference: Statistics
 
     @classmethod
@@ -104,7 +105,7 @@ def check_count(images: int, sets: int = 1) -> None:
 
 @torch.no_grad()
 def classify(
-    classifier: nn.Module, images: Float[Tensor, "N 1 H W"]
+    classifier: FeatureNetwork, images: Float[Tensor, "N 1 H W"]
 ) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:
     """Return (features, predicted labels)."""
     features, logits = zip(*(classifier(part) for part in images.split(BATCH)))

@@ -75,7 +75,7 @@ class Objective:
             self.scale = mean_and_std(score.to(self.device), self.add_up)  # stays None without a usable score
         rollout = rollout.to(self.device)
         condition = self.conditioner(rollout.prompts)
-        loops = list(self.family.recorded(rollout, condition, self.sampler, self.rl.loops))[-self._last(step) :]
+        loops = list(self.family.recorded(rollout, condition, self.sampler, rollout.loops))[-self._last(step) :]
         if self.rl.estimator == "policy":
             loss = self._policy(student, loops, scored, good, fresh=rollout.version == step)
         else:

@@ -7,11 +7,15 @@ import numpy as np
 from marval_ray.config import RLConfig
 from marval_ray.types import Prompts, Request
 
+LOOPS = 1
+"""Keeps the draws of N_AR apart from those of prompts."""
+
 
 def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: int) -> list[Request]:
     """Return the requests of batch `step`, `batch` images in all.
 
-    Prompts come in turn from permutations of all; policy gradients want `group` images of each.
+    Each batch has its own N_AR, one of `config.loops`. Prompts come in turn from permutations of all; policy gradients want
+    `group` images of each.
     """
     repeat = config.group if config.estimator == "policy" else 1
     count, number = math.ceil(batch / repeat), len(prompts)
@@ -20,8 +24,9 @@ def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: in
     order = np.concatenate([np.random.default_rng((seed, turn)).permutation(number) for turn in rounds])
     start = first - rounds.start * number
     wanted = prompts[order[start : start + count].repeat(repeat)[:batch].tolist()]
+    loops = config.loops[np.random.default_rng((seed, step, LOOPS)).integers(len(config.loops))]
     indices = range(step * batch, (step + 1) * batch)
     return [
-        Request(seed, tuple(indices[i : i + config.chunk]), wanted[i : i + config.chunk])
+        Request(seed, tuple(indices[i : i + config.chunk]), wanted[i : i + config.chunk], loops)
         for i in range(0, batch, config.chunk)
     ]

@@ -129,7 +129,7 @@ class Figures:
         if self.judges is not None and self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
-            speed = images_per_second(generation.with_loops(row[LOOPS]), self._prompts(teacher))
+            speed = images_per_second(generation.with_loops(row[LOOPS]), classes_in_turn(teacher, self.config.batch))
             self.teacher = Measured.of(row | {SPEED.name: speed}, "teacher")
             self.measured.append(self.teacher)
 
@@ -154,21 +154,23 @@ class Figures:
             self.measured.append(Measured.of(self._headline(name, model, loops), "student", when))
 
     def _headline(self, name: str, model: Backbone, loops: int) -> Row:
-        """Return the scores of `sets` sets of a student's images that nothing was chosen by."""
-        prompts, seed = self._prompts(model, self.config.sets), self.config.seed + 1
-        return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, self.config.sets)[0]
+        """Return the scores of images that nothing was chosen by."""
+        return self._row(name, model, loops, self.config.seed + 1, self.config.sets)
+
+    def _row(self, name: str, model: Backbone, loops: int, seed: int, sets: int) -> Row:
+        """Return the scores of `sets` sets of a student's images; each has the classes in turn."""
+        assert self.judges is not None  # who calls has seen to it
+        prompts = classes_in_turn(model, sets * self.config.samples)
+        return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, sets)[0]
 
     def _final(self, student: Backbone) -> None:
         """Take the final student's scores at each number of loops, and again at the best one."""
         if self.judges is None:
             return
-        prompts, sets = self._prompts(student, self.config.loop_sets), self.config.loop_sets
-        rows = [
-            measure("student", self._student(student).with_loops(n), prompts, self.config.seed, self.judges, sets)[0]
-            for n in self.config.loops
-        ]
-        self.student_rows = rows
-        self.measured.append(Measured.of(self._headline("student", student, best(rows)[LOOPS]), "student"))
+        c = self.config
+        self.student_rows = [self._row("student", student, loops, c.seed, c.loop_sets) for loops in c.loops]
+        headline = self._headline("student", student, best(self.student_rows)[LOOPS])
+        self.measured.append(Measured.of(headline, "student"))
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:
         """Return all figures by name."""
@@ -217,10 +219,6 @@ class Figures:
     def _student(self, model: Backbone) -> Painter:
         return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch))
 
-    def _prompts(self, model: Backbone, sets: int = 1) -> Prompts:
-        """Ask for `sets` sets; each has the classes in turn."""
-        return Prompts.classes_in_turn(model.config.num_classes, self.config.samples).in_turn(sets * self.config.samples)
-
     def _draw(self, name: str, painter: Painter) -> None:
         labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
         images = painter.images(Prompts.of_labels(labels), self.config.seed, progress=f"pictures: {name}")
@@ -229,10 +227,15 @@ class Figures:
         report.save_grid(path, images, self.config.per_class, self.config.row_labels())
 
 
-def compare(headline: Measured, rows: list[Row], teacher: Measured) -> dict[str, float]:
+def classes_in_turn(model: Backbone, count: int) -> Prompts:
+    return Prompts.classes_in_turn(model.config.num_classes, count)
+
+
+def compare(headline: Measured, rows: list[Row], teacher: Measured) -> dict[str, Any]:
     """Compare with the teacher's best setting: FD and speed of the headline, and by how much the fastest student is faster whose FD
     is better beyond doubt."""
-    found = {f"{name}_ratio": headline.scores[name] / teacher.scores[name] for name in (FD.name, by_b(FD.name)) if name in teacher.scores}
+    both = [name for name in (FD.name, by_b(FD.name)) if name in teacher.scores]
+    found: dict[str, Any] = {f"{name}_ratio": headline.scores[name] / teacher.scores[name] for name in both}
     found["speed_ratio"] = headline.speed / teacher.speed
     students = [*(Measured.of(row, "student") for row in rows), headline]
     ahead = [student for student in students if better(student.scores, teacher.scores, FD)]

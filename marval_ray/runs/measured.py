@@ -47,7 +47,7 @@ def measured_in(summary: Mapping[str, Any]) -> dict[tuple[str, str], Measured]:
 
 
 def _read(summary: Mapping[str, Any], model: str, when: str) -> Measured:
-    found = {key: summary.get(flat_name(model, key, when)) for key in (*NAMES, SPEED.name, LOOPS)}
+    found: dict[str, Any] = {key: summary.get(flat_name(model, key, when)) for key in (*NAMES, SPEED.name, LOOPS)}
     scores = {name: found[name] for name in NAMES if found[name] is not None}
     return Measured(model, when, loops=found[LOOPS], scores=scores, speed=found[SPEED.name])
 

@@ -1,0 +1,14 @@
+"""What the networks of all judges have in common."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FeatureNetwork(nn.Module):
+    """Turns images (N, 1, H, W) in [-1, 1] into (features (N, F), logits (N, K)); `logits` is its last layer."""
+
+    logits: nn.Linear
+
+    def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
+        """Return what the layers on the way see, from fine to coarse."""
+        raise NotImplementedError
