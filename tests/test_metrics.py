@@ -23,7 +23,7 @@ def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
 
 
 def of_moments(mean: torch.Tensor, covariance: torch.Tensor) -> Statistics:
-    return Statistics(mean, covariance, 1.0, torch.empty(0, len(mean)))
+    return Statistics(mean, covariance, 1.0, torch.empty(0, len(mean)), None)
 
 
 def test_frechet_distance_of_two_gaussians():
@@ -76,6 +76,26 @@ def test_kernel_distance_has_no_bias_whatever_the_number_of_samples(count):
     for shift, expected in ((0.0, 0.0), (1.0, 2.5 + 18.5 - 2 * 4)):
         found = torch.tensor([kernel_distance(a, b + shift) for a, b in zip(real, samples)])
         assert abs(found.mean() - expected) < 4 * found.std() / 400**0.5
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_kernel_distance_of_classes_asked_for_in_turn_has_no_bias_either(count):
+    """Two classes far apart, half of each: without labels two images of one class are too rare."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    centres = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)[labels]
+    real, samples = (centres + 0.5 * torch.randn(400, count, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    known = torch.tensor([kernel_distance(a, b, labels, labels) for a, b in zip(real, samples)])
+    unknown = torch.tensor([kernel_distance(a, b) for a, b in zip(real, samples)])
+    assert abs(known.mean()) < 4 * known.std() / 400**0.5 and unknown.mean() < -10 * unknown.std() / 400**0.5
+    assert math.isnan(kernel_distance(real[0], samples[0][:3], labels, labels[:3]))
+
+
+def test_kept_features_have_all_classes_by_their_share():
+    labels = torch.arange(9000).remainder(10).clamp(max=4)  # 60 % are of class 4
+    kept = Statistics.of(torch.arange(9000.0)[:, None].expand(-1, 2), labels)
+    assert kept.labels.bincount().tolist() == [200, 200, 200, 200, 1200] and len(kept.features.unique(dim=0)) == 2000
+    assert torch.equal(labels[kept.features[:, 0].long()], kept.labels)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])

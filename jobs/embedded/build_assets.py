@@ -1,6 +1,6 @@
 """Write the embedded default from what was trained: models, a slice of images and latents, reference statistics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -41,7 +41,8 @@ def main(config: Config) -> None:
     pixels, labels = read_images(config.data / "test.parquet")
     for classifier, reference in ((assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)):
         features, _ = classify(load_features(classifier), to_tensor(pixels))
-        Statistics.of(features, torch.from_numpy(labels.copy())).save(reference)
+        statistics = Statistics.of(features, torch.from_numpy(labels.copy()))
+        replace(statistics, features=statistics.features.half()).save(reference)
 
 
 def write_model(source: Path, target: Path) -> None:

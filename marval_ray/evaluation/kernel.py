@@ -1,25 +1,34 @@
 """The kernel distance between two sets of images (KID, where the features are Inception's)."""
 
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 
-def kernel_distance(real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"]) -> float:
+def kernel_distance(
+    real: Float[Tensor, "R F"], samples: Float[Tensor, "N F"],
+    real_labels: Int64[Tensor, " R"] | None = None, labels: Int64[Tensor, " N"] | None = None,
+) -> float:  # fmt: skip
     """Return the unbiased estimate of the squared maximum mean discrepancy under k(x, y) = (x y / F + 1)^3
     (Binkowski et al., arXiv 1801.01401).
 
-    Its mean does not depend on the numbers of images, and equal distributions give 0 on average: it may be negative.
-    NaN when there are fewer than two of either.
+    Its mean does not depend on the numbers of images, and equal distributions give 0 on average: it may be negative. NaN when a
+    side has a class of one image. Labels are for sides whose number of images of each class was fixed, as when classes are asked
+    for in turn: pairs of one class are then too rare among pairs of different images.
     """
-    if min(len(real), len(samples)) < 2:
-        return float("nan")
-    return (mean_of_pairs(real) + mean_of_pairs(samples) - 2 * kernel(real, samples).mean()).item()
+    return (mean_of_pairs(real, real_labels) + mean_of_pairs(samples, labels) - 2 * kernel(real, samples).mean()).item()
 
 
-def mean_of_pairs(features: Float[Tensor, "N F"]) -> Float64[Tensor, ""]:
-    """Return the mean kernel of two different rows."""
-    gram, count = kernel(features, features), len(features)
-    return (gram.sum() - gram.trace()) / (count * (count - 1))
+def mean_of_pairs(features: Float[Tensor, "N F"], labels: Int64[Tensor, " N"] | None = None) -> Float64[Tensor, ""]:
+    """Return the mean kernel of two independent images whose classes have the shares that they have here.
+
+    Pairs of one class are those of two different images; each counts n / (n - 1) for the pairs of an image with itself.
+    """
+    if labels is None:
+        labels = torch.zeros(len(features), dtype=torch.long)
+    gram, count = kernel(features, features).fill_diagonal_(0), labels.bincount()[labels]
+    weight = torch.where(labels[:, None] == labels, count / (count - 1), 1.0)
+    return (gram * weight).mean() if count.min() > 1 else torch.tensor(float("nan"), dtype=torch.float64)
 
 
 def kernel(a: Float[Tensor, "M F"], b: Float[Tensor, "N F"]) -> Float64[Tensor, "M N"]:

@@ -48,7 +48,7 @@ def held_out(name: str) -> str:
 
 
 FD = Metric("fd", "FD", ".2f", "lower", needs=("classifier", "reference"))
-KID = Metric("kid", "KID", ".4f", "lower", needs=("classifier", "reference"))
+KID = Metric("kid", "KID", ".2f", "lower", needs=("classifier", "reference"))
 ACCURACY = Metric("accuracy", "accuracy", ".3f", "higher", needs=("classifier",))
 DIVERSITY = Metric("diversity", "diversity", ".3f", "higher", needs=("classifier", "reference"))
 RECALL = Metric("recall", "recall", ".3f", "higher", needs=("classifier", "reference"))

@@ -10,6 +10,8 @@ from marval_ray.files.images import crop_to
 WIDTHS = (32, 64, 96)
 GROUPS = 8
 SIZE = 28
+SCALE = 4.0
+"""Of the features, which leaves the logits alone: distances come out about as large as judge A's."""
 
 
 class Block(nn.Module):
@@ -41,7 +43,7 @@ class ResidualClassifier(FeatureNetwork):
     def forward(self, images: Float[Tensor, "N 1 H W"]) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"]]:
         """Return (features, logits) of images in [-1, 1]."""
         features = F.silu(self.norm(self.feature_maps(images)[-1])).mean((2, 3))
-        return features, self.logits(F.dropout(features, 0.3, self.training))
+        return SCALE * features, self.logits(F.dropout(features, 0.3, self.training))
 
     def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
         """Return what each block sees, at 28, 14 and 7 pixels."""

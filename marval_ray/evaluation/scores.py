@@ -60,7 +60,7 @@ class Evaluator:
         statistics = Statistics.of(features, labels)
         return Scores(
             fd=frechet_distance(statistics, self.reference),
-            kid=kernel_distance(self.reference.features, statistics.features),
+            kid=kernel_distance(self.reference.features, statistics.features, self.reference.labels, statistics.labels),
             accuracy=None if labels is None else (predicted == labels).double().mean().item(),
             diversity=None if labels is None else statistics.within_class_distance / self.reference.within_class_distance,
             recall=recall(self.reference.features, statistics.features),
