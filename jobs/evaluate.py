@@ -52,7 +52,6 @@ def main(config: Config) -> None:
         check_out(config.out)
     judges = Judges.load((config.classifier, config.reference), (config.classifier_b, config.reference_b))
     row = score_file(config.npz, judges, config.sets) if config.npz else score_model(config, judges)
-    row = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
     print(json.dumps(row))
     if config.out:
         write_json(config.out, row)

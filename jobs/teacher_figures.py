@@ -49,8 +49,8 @@ class Config:
     few: int = 2_000
     few_loops: tuple[int, ...] = (1, 2, 4, 16, 32)
     """Measured with `few` images only."""
-    sizes: tuple[int, ...] = (10_000, 2_000, 500)
-    """The same images are scored in sets of each of these sizes: FD falls with the size."""
+    sizes: tuple[int, ...] = (2_000, 500)
+    """The same images are scored all together, and in sets of each of these sizes: FD falls with the size."""
     seed: int = 1_000
     batch: int = 64
     retime: bool = False
@@ -116,11 +116,11 @@ def with_guidance(generation: Generation, sampler: Ancestral, judges: Judges, co
 
 
 def at_sizes(generation: Generation, count: int, judges: Judges, config: Config) -> list[Row]:
-    """Return the figures of `count` images in sets of each size."""
+    """Return the figures of `count` images all together, and in sets of each smaller size."""
     prompts = of_classes(generation, count)
     row, images = measure("teacher", generation, prompts, config.seed, judges)
-    sets = [count // size for size in config.sizes if size <= count]
-    return [row | judges.score(images, prompts.labels, number) for number in sets]
+    sets = [count // size for size in config.sizes if size < count]
+    return [row, *(row | judges.score(images, prompts.labels, number) for number in sets)]
 
 
 def of_classes(generation: Generation, count: int) -> Prompts:

@@ -73,9 +73,10 @@ def test_the_reward_is_written_in_the_form_that_pickscore_has(images, tmp_path):
 def test_teacher_figures_and_their_speed_alone(tmp_path):
     job = ("jobs/teacher_figures.py", "--out", tmp_path / "figures.json", "--sampler.steps", 3, "--batch", 10)
     succeed(*job, "--cfg", 1.0, 2.0, "--choice-samples", 20, "--choice-steps", 2, "--choice-loops", 1, "--samples", 20,
-         "--few", 10, "--loops", 2, "--few-loops", 1)  # fmt: skip
+         "--few", 10, "--sizes", 10, "--loops", 2, "--few-loops", 1)  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert [(row["n_ar"], row["samples"]) for row in figures["rows"]] == [(2, 20), (2, 10), (1, 10)]
+    assert [(row["n_ar"], row["samples"], row["sets"]) for row in figures["rows"]] == [(2, 20, 1), (2, 10, 2), (1, 10, 1)]
+    assert figures["rows"][1]["fd_b_se"] > 0
     assert len(figures["choice"]) == 3 and figures["sampler"]["steps"] == 3
     succeed(*job, "--retime")
     again = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))

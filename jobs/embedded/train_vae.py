@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
 from marval_ray.evaluation.features import load_features
+from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.families.mar import autoencoder as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
 
@@ -54,7 +55,7 @@ class Config:
         check_seed(self.seed)
 
 
-def reconstruction(decoded: Tensor, images: Tensor, classifier: nn.Module | None, weight: float) -> Tensor:
+def reconstruction(decoded: Tensor, images: Tensor, classifier: FeatureNetwork | None, weight: float) -> Tensor:
     """Return L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
     value = F.mse_loss(decoded, images) + F.l1_loss(decoded, images)
     if classifier is None:

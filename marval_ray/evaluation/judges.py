@@ -1,6 +1,7 @@
 """The two judges of samples: A's figures select, B's are only reported, so that nothing is chosen by what reports it."""
 
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,7 +14,7 @@ from marval_ray.evaluation.metrics import by_b, error_of
 from marval_ray.evaluation.scores import Evaluator, check_count
 
 Figures = dict[str, Any]
-"""Numbers by name. Those that labels are needed for are None without them."""
+"""Numbers by name; None where labels or images are too few to tell."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,15 @@ class Judges:
         return {"samples": size, "sets": sets, **over_sets(scored)}
 
     def _score(self, images: Tensor, labels: Tensor | None) -> Figures:
-        found = {name: value for name, value in asdict(self.a.score(images, labels)).items() if name != "samples"}
+        found = asdict(self.a.score(images, labels))
         if self.b is not None:
-            found |= {by_b(name): value for name, value in asdict(self.b.score(images, labels)).items() if name != "samples"}
-        return found
+            found |= {by_b(name): value for name, value in asdict(self.b.score(images, labels)).items()}
+        return {name: known(value) for name, value in found.items() if not name.startswith("samples")}
+
+
+def known(value: float | None) -> float | None:
+    """Return None for NaN, which JSON does not have."""
+    return None if value is None or isnan(value) else value
 
 
 def over_sets(scored: list[Figures]) -> Figures:
@@ -55,7 +61,7 @@ def over_sets(scored: list[Figures]) -> Figures:
     if not others:
         return first
     found: Figures = {}
-    for name, value in first.items():
+    for name in first:
         values = [figures[name] for figures in scored]
-        found |= {name: None} if value is None else {name: fmean(values), error_of(name): stdev(values) / len(values) ** 0.5}
+        found |= {name: None} if None in values else {name: fmean(values), error_of(name): stdev(values) / len(values) ** 0.5}
     return found

@@ -33,7 +33,8 @@ class Measured:
     @classmethod
     def of(cls, row: Row, model: str, when: str = "") -> "Measured":
         """Take it from a row of a sweep."""
-        return cls(model, when, loops=row[LOOPS], scores={name: row[name] for name in NAMES if name in row}, speed=row[SPEED.name])
+        scores = {name: row[name] for name in NAMES if row.get(name) is not None}
+        return cls(model, when, loops=row[LOOPS], scores=scores, speed=row[SPEED.name])
 
     def flat(self) -> dict[str, Any]:
         """Return it by the names of summary.json."""

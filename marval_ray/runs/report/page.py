@@ -109,7 +109,7 @@ def headline(measured: Mapping[tuple[str, str], Measured]) -> Table:
 def by_loops(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the rows of sweeps, with those of COLUMNS that some row has."""
     keys = [key for key in COLUMNS if any(key in row for row in rows)]
-    lines = [[with_error(row, key, COLUMNS[key][1]) if key in row else "" for key in keys] for row in rows]
+    lines = [[with_error(row, key, COLUMNS[key][1]) if row.get(key) is not None else "" for key in keys] for row in rows]
     return Table([COLUMNS[key][0] for key in keys], lines)
 
 
