@@ -6,7 +6,7 @@ import pytest
 
 from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, REPORTED, SCORES, SPEED
 from marval_ray.evaluation.scores import Evaluator, Scores
-from marval_ray.evaluation.sweep import best
+from marval_ray.evaluation.sweep import best, frugal
 from marval_ray.runs.measured import TITLES, Measured, gain, measured_in
 from marval_ray.runs.report.page import headline
 
@@ -64,3 +64,8 @@ def test_numbers_are_written_as_the_table_says():
     assert FD.held_out == "held_out/fd" and ACCURACY.better == "higher"
     rows = [ROW, ROW | {"fd": 5.0}]
     assert FD.better == "lower" and best(rows) == rows[1]
+
+
+def test_a_few_loops_of_nearly_the_best_fd_are_preferred():
+    rows = [ROW | {"n_ar": n, "fd": fd} for n, fd in ((64, 5.0), (8, 5.2), (4, 5.3), (16, 5.1))]
+    assert best(rows)["n_ar"] == 64 and frugal(rows)["n_ar"] == 8

@@ -32,6 +32,12 @@ def best(rows: list[Row]) -> Row:
     return min(rows, key=lambda row: row[FD.name])
 
 
+def frugal(rows: list[Row], slack: float = 1.05) -> Row:
+    """Return the row of the fewest loops whose FD is at most `slack` times the lowest: nearer ones are not told apart by one set."""
+    lowest = best(rows)[FD.name]
+    return min((row for row in rows if row[FD.name] <= slack * lowest), key=lambda row: row["n_ar"])
+
+
 def images_per_second(painter: Painter, prompts: Prompts) -> float:
     """Measure the speed of one full batch, decoding included, with the prompts in turn."""
     begin = time.perf_counter()

@@ -15,7 +15,7 @@ from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.evaluation.claims import better
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import FD, SPEED, by_b
-from marval_ray.evaluation.sweep import Row, best, images_per_second, measure
+from marval_ray.evaluation.sweep import Row, best, frugal, images_per_second, measure
 from marval_ray.families.base import Backbone, Codec
 from marval_ray.families.generation import Generation, Painter, student_generation
 from marval_ray.files.atomic import write_json
@@ -45,7 +45,7 @@ class FiguresConfig:
     sets: int = 3
     """Sets of samples whose mean and standard error are the headline; they are drawn anew, so that nothing was chosen by them."""
     loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of AR loops at which the student is measured; the one of the lowest FD by judge A is the headline's."""
+    """Numbers of AR loops at which the student is measured; the fewest of about the lowest FD by judge A are the headline's."""
     loop_sets: int = 1
     """Sets of samples at each of them."""
     per_class: int = 3
@@ -164,12 +164,12 @@ class Figures:
         return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, sets)[0]
 
     def _final(self, student: Backbone) -> None:
-        """Take the final student's scores at each number of loops, and again at the best one."""
+        """Take the final student's scores at each number of loops, and again at the fewest that are about as good as the best."""
         if self.judges is None:
             return
         c = self.config
         self.student_rows = [self._row("student", student, loops, c.seed, c.loop_sets) for loops in c.loops]
-        headline = self._headline("student", student, best(self.student_rows)[LOOPS])
+        headline = self._headline("student", student, frugal(self.student_rows)[LOOPS])
         self.measured.append(Measured.of(headline, "student"))
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ TITLES = {
     ("student", "before"): "Student before",
     ("student", "before_rl"): "Student before RL",
     ("student", "after_rl"): "Student after RL",
-    ("student", ""): "Final student, best N_AR",
+    ("student", ""): "Final student, fewest loops of its best FD",
 }
 """What a run measures, by model and moment: no moment is the end of the run."""
 
