@@ -2,6 +2,8 @@
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,8 @@ class Recorder:
         self._advance(step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        try:
+        with self._ending_on_failure("metrics"):
             self._write(step, metrics)
-        except OSError as error:  # nobody waits for this call
-            self.fail(f"metrics cannot be written: {error}", whole(error))
-            self.stop(signal.SIGTERM)
         self.series.set(metrics)
         self.shown |= metrics  # held-out figures come now and then
         self._advance(step)
@@ -64,8 +63,18 @@ class Recorder:
     def show(self, step: int, pictures: UInt8[np.ndarray, "P H W C"]) -> None:
         """Keep pictures of the student after `step` updates."""
         assert self.board is not None  # begin came first
-        save_look(self.storage.folder, step, pictures)
-        self.board.add_images("held out", pictures, step, dataformats="NHWC")
+        with self._ending_on_failure("pictures"):
+            save_look(self.storage.folder, step, pictures)
+            self.board.add_images("held out", pictures, step, dataformats="NHWC")
+
+    @contextmanager
+    def _ending_on_failure(self, what: str) -> Iterator[None]:
+        """Have the run end when these cannot be written: nobody waits for the calls that write them."""
+        try:
+            yield
+        except OSError as error:
+            self.fail(f"{what} cannot be written: {error}", whole(error))
+            self.stop(signal.SIGTERM)
 
     def push(self) -> None:
         """Bring what was recorded to where the checkpoints are."""

@@ -5,7 +5,7 @@ from statistics import mean, median, stdev
 
 from records import Summary
 
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, Metric, error_of
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, Metric, error_of, with_error
 from marval_ray.evaluation.sweep import Row
 from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
 from marval_ray.runs.stage import GSIM
@@ -22,7 +22,7 @@ def over(values: Iterable[float], form: str, error: float | None = None) -> str:
     values = list(values)
     if len(set(values)) > 1:
         error = stdev(values) / len(values) ** 0.5
-    return f"{mean(values):{form}}" + ("" if error is None else f" ± {error:{form}}")
+    return with_error(mean(values), error, form)
 
 
 def told(runs: Iterable[Measured]) -> list[Metric]:

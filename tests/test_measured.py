@@ -43,7 +43,7 @@ def test_one_moment_alone_is_read_alone(key):
 
 def test_every_moment_has_a_line_with_what_each_judge_says():
     table = headline({(measured.model, measured.when): measured for measured in everything()})
-    assert table.headings == ["", "N_AR", "FD", "FD (B)", "accuracy", "diversity", "images/s"]
+    assert table.headings == ["model", "N_AR", "FD", "FD (B)", "accuracy", "diversity", "images/s"]
     assert table.lines == [
         [title, "8", f"{7 + index:.2f} ± 0.04", "3.50", "0.930", "0.800", "90"] for index, title in enumerate(TITLES.values())
     ]

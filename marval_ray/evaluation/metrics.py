@@ -1,7 +1,7 @@
 """What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,18 @@ class Metric:
         """What the judge's figure is called among the metrics of RL."""
         return held_out(self.name)
 
-    def text(self, value: float) -> str:
-        """Return the number alone."""
-        return f"{value:{self.form}}"
+    def text(self, value: float, error: float | None = None) -> str:
+        """Return the number alone, or with its standard error."""
+        return with_error(value, error, self.form)
 
     def said(self, value: float) -> str:
         """Return the number behind its title."""
         return f"{self.title} {self.text(value)}"
+
+
+def with_error(value: Any, error: Any, form: str) -> str:
+    """Return a value as text, with its standard error where that is not None."""
+    return f"{value:{form}}" + ("" if error is None else f" ± {error:{form}}")
 
 
 def by_b(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of
+from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of, with_error
 from marval_ray.files.atomic import atomic_path
 from marval_ray.runs.measured import LOOPS, TITLES, Measured, gain, measured_in
 from marval_ray.runs.stage import STAGES
@@ -62,7 +62,7 @@ def write_html(
         cards=cards(summary),
         headline=headline(measured_in(summary)),
         pictures=[(caption, data_uri(picture)) for caption, picture in pictures],
-        loops=by_loops(rows),
+        loops=table(rows),
         figures=[(name, shown(value)) for name, value in summary.items()],
         config=json.dumps(config, indent=2, default=os.fspath) if config else "",
     )
@@ -93,30 +93,18 @@ def cards(summary: dict[str, Any]) -> list[KeyFigure]:
 
 def headline(measured: Mapping[tuple[str, str], Measured]) -> Table:
     """Return what was measured of each model, at each moment, by every judge that looked."""
-    shown = [name for name in BY_JUDGE if any(name in one.scores for one in measured.values())]
-    lines = [
-        [
-            TITLES[key],
-            "" if one.loops is None else str(one.loops),
-            *(with_error(one.scores, name, BY_JUDGE[name].form) if name in one.scores else "" for name in shown),
-            SPEED.text(one.speed),
-        ]
-        for key, one in measured.items()
-    ]
-    return Table(["", "N_AR", *(BY_JUDGE[name].title for name in shown), SPEED.title], lines)
+    return table([{"model": TITLES[key], LOOPS: one.loops, **one.scores, SPEED.name: one.speed} for key, one in measured.items()])
 
 
-def by_loops(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the rows of sweeps, with those of COLUMNS that some row has."""
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return rows with those of COLUMNS that some row has, and standard errors where they are known."""
     keys = [key for key in COLUMNS if any(key in row for row in rows)]
-    lines = [[with_error(row, key, COLUMNS[key][1]) if row.get(key) is not None else "" for key in keys] for row in rows]
-    return Table([COLUMNS[key][0] for key in keys], lines)
+    return Table([COLUMNS[key][0] for key in keys], [[_cell(row, key) for key in keys] for row in rows])
 
 
-def with_error(figures: Mapping[str, Any], name: str, form: str) -> str:
-    """Return a figure as text, with its standard error where it is known."""
-    error = figures.get(error_of(name))
-    return format(figures[name], form) + ("" if error is None else f" ± {error:{form}}")
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return "" if value is None else with_error(value, row.get(error_of(key)), COLUMNS[key][1])
 
 
 def minutes(seconds: float) -> str:
