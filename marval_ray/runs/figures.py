@@ -206,8 +206,9 @@ class Figures:
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
         looks = read_looks(self.folder)
         if looks:
-            named = {f"{step}": images for step, images in looks.items()}
-            report.save_comparison(self.folder / "looks.png", named, 1, self.config.row_labels())
+            labels = self.config.row_labels()[: min(map(len, looks.values()))]  # a look may show fewer classes than the grids, or more
+            named = {f"{step}": images[: len(labels)] for step, images in looks.items()}
+            report.save_comparison(self.folder / "looks.png", named, 1, labels)
             pictures.append(("What the guard saw: the same seeds after so many updates of RL.", self.folder / "looks.png"))
         for stage in stages:
             groups = report.grouped(read_metrics(self.folder / stage.metrics))
