@@ -96,7 +96,7 @@ def measure(config: Config, actors: int) -> Overhead:
 def crew_of(config: Config, rl: RLConfig) -> Iterator[Crew]:
     count = rl.rollout.count + rl.reward.count
     ray.init(num_cpus=4, object_store_memory=8 * 10**9, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(PATHS)}})
-    ray.util.register_serializer(Request, serializer=lambda it: it.indices, deserializer=fake_workers.request)
+    ray.util.register_serializer(Request, serializer=lambda it: it.draws.indices, deserializer=fake_workers.request)
     ray.util.register_serializer(Weights, serializer=lambda it: it.buffer, deserializer=fake_workers.weights)
     group = placement_group([{"CPU": 0.01}] * count)
     ray.get(group.ready())

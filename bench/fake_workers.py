@@ -15,7 +15,7 @@ PAGE = 1024
 
 
 def request(indices: tuple[int, ...]) -> SimpleNamespace:
-    return SimpleNamespace(indices=indices)
+    return SimpleNamespace(draws=indices)
 
 
 def weights(buffer: np.ndarray) -> SimpleNamespace:
@@ -29,8 +29,8 @@ class FakeRollout:
         self.seconds = seconds
 
     def generate(self, weights: SimpleNamespace, request: SimpleNamespace) -> np.ndarray:
-        time.sleep(self.seconds * len(request.indices))
-        return np.zeros((len(request.indices), *LATENT), np.float32)
+        time.sleep(self.seconds * len(request.draws))
+        return np.zeros((len(request.draws), *LATENT), np.float32)
 
     def touch(self, weights: SimpleNamespace) -> float:
         """Read every page of the weights, as a copy to a GPU would."""

@@ -145,7 +145,9 @@ class ObjectiveConfig:
     exploration: float = 0.1
     """Standard deviation of the policy around the one-step prediction."""
     group: int = 8
-    """Images of one prompt that the policy gradient compares."""
+    """Images of one prompt and one start that the policy gradient compares; exploration alone tells them apart."""
+    epochs: int = 1
+    """Updates of the policy on each batch, with the importance ratio to the weights that drew it."""
     clip: float = 0.2
     """The policy's importance ratio counts within 1 - clip .. 1 + clip."""
     saturate: float | None = None
@@ -162,7 +164,7 @@ class ObjectiveConfig:
     """Divide the reward by its standard deviation in the first batch."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "last", "group", prefix="rl.")
+        check_at_least(1, self, "last", "group", "epochs", prefix="rl.")
         check_loops(self.loops, "rl.loops")
 
 

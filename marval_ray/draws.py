@@ -1,7 +1,8 @@
 """The recorded randomness of images: an address, from which the same numbers come whenever they are asked for."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,10 +15,28 @@ class Draws:
     """All randomness of the images `indices` of the run `seed`: that of an image depends on (seed, index) alone.
 
     Nothing lies in memory until it is drawn. Seeds and indices are in 0..2^63 - 1.
+    group: images i and j start alike where i // group = j // group: all but the noise that a sampler adds on its way is the same.
     """
 
     seed: int
     indices: tuple[int, ...]
+    group: int = 1
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> "Draws":
+        return replace(self, indices=self.indices[rows])
+
+    @classmethod
+    def cat(cls, parts: Sequence["Draws"]) -> "Draws":
+        """Put the images of one run together, in their order."""
+        return replace(parts[0], indices=sum((part.indices for part in parts), ()))
+
+    @property
+    def starts(self) -> "Draws":
+        """The first image of each one's group, whose start it has."""
+        return Draws(self.seed, tuple(index - index % self.group for index in self.indices))
 
     def generators(self) -> list[torch.Generator]:
         """Return a fresh CPU generator for each image. The odd multiplier keeps different pairs apart."""

@@ -18,7 +18,7 @@ MODELS: dict[str, ModelConfig] = {
         latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
         encoder_width=128, encoder_depth=2, encoder_heads=4,
         decoder_width=128, decoder_depth=4, decoder_heads=4,
-        head_width=192, head_depth=3, image_size=28,
+        head_width=192, head_depth=3, masking="cosine", image_size=28,
     ),
     **mar.MODELS,
 }  # fmt: skip

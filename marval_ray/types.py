@@ -99,10 +99,9 @@ class Weights:
 
 @dataclass(frozen=True)
 class Request:
-    """Images to draw in so many loops: image `indices[i]` of the run `seed` for the prompt i."""
+    """Images to draw in so many loops: image i with the randomness `draws[i]` for the prompt i."""
 
-    seed: int
-    indices: tuple[int, ...]
+    draws: Draws
     prompts: Prompts
     loops: int
 
@@ -116,22 +115,16 @@ class Rollout:
 
     tokens: Tokens
     prompts: Prompts
-    seed: int
-    indices: tuple[int, ...]
+    draws: Draws
     loops: int
     version: int
     checksum: int
 
-    @property
-    def draws(self) -> Draws:
-        """The randomness that went into them."""
-        return Draws(self.seed, self.indices)
-
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.draws)
 
     def __getitem__(self, rows: slice) -> "Rollout":
-        return replace(self, tokens=self.tokens[rows], prompts=self.prompts[rows], indices=self.indices[rows])
+        return replace(self, tokens=self.tokens[rows], prompts=self.prompts[rows], draws=self.draws[rows])
 
     def to(self, device: torch.device | str) -> "Rollout":
         return replace(self, tokens=self.tokens.to(device))

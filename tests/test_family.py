@@ -77,7 +77,7 @@ def test_a_rollout_is_drawn_again_as_it_was_and_teaches(teacher, estimator):
     with torch.no_grad():
         *_, tokens = FAMILY.reveal(model, objective.sampler, objective.conditioner(prompts), draws, 5)
     assert tokens.revealed.unique().tolist() == [0, 1, 2, 3, 4]
-    rollout = Rollout(tokens, prompts, draws.seed, draws.indices, loops=5, version=0, checksum=0)
+    rollout = Rollout(tokens, prompts, draws, loops=5, version=0, checksum=0)
     if estimator == "pathwise":
         loops = list(FAMILY.recorded(rollout, objective.conditioner(prompts), objective.sampler, 5))
         again, _ = replay_chain(Student(model), torch.zeros_like(tokens.values), loops)

@@ -17,7 +17,7 @@ ROOMS = {
         "families": {"diffusion", "draws", "files", "loss", "positions", "types"},
         "evaluation": {"families", "files", "types"},
         "distil": {"config", "diffusion", "draws", "families", "loss"},
-        "reinforce": {"config", "diffusion", "distil", "evaluation", "families", "loss", "positions", "rewards", "types"},
+        "reinforce": {"config", "diffusion", "distil", "draws", "evaluation", "families", "loss", "positions", "rewards", "types"},
         "hub": {"families", "files"},
         "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
         "embedded": {"diffusion", "files"},

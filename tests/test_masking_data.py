@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from marval_ray.families.mar.masking import drop_labels, mask_ratio, mask_tokens
+from marval_ray.families.mar.masking import drop_labels, hidden_after_loops, mask_ratio, mask_tokens
 from marval_ray.files.latents import LatentDataset, write_latents
 
 SHAPE = (2, 3, 3)
@@ -20,7 +20,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def test_mask_ratio_is_a_truncated_normal():
     generator = seeded(0)
-    ratios = torch.tensor([mask_ratio(generator) for _ in range(4000)])
+    ratios = torch.tensor([mask_ratio("mar", generator) for _ in range(4000)])
     assert ratios.min() >= 0.7 and ratios.max() <= 1
     # N(1, 0.25^2) on [0.7, 1]: mean 1 - 0.25 (phi(0) - phi(1.2)) / (Phi(0) - Phi(-1.2)).
     below = 0.5 * math.erfc(1.2 / math.sqrt(2))
@@ -31,11 +31,21 @@ def test_mask_ratio_is_a_truncated_normal():
     assert (ratios > 0.85).float().mean().item() == pytest.approx(share, abs=0.03)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_masks_hide_the_ratio_rounded_up_and_split_the_positions(seed):
+def test_cosine_masks_hide_what_the_loops_of_sampling_find_hidden():
+    generator, length, loops = seeded(0), 4096, 64
+    trained = torch.tensor([mask_ratio("cosine", generator) for _ in range(20_000)])
+    met = torch.tensor([length, *hidden_after_loops(length, loops)[:-1]]) / length
+    for bound in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        share = (met <= bound).float().mean().item()
+        assert (trained <= bound).float().mean().item() == pytest.approx(share, abs=1 / loops + 0.01)
+
+
+@pytest.mark.parametrize("masking", ["mar", "cosine"])
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_hide_the_ratio_rounded_up_and_split_the_positions(seed, masking):
     tokens, labels = torch.randn(6, 50, 2), torch.arange(6)
-    context = mask_tokens(tokens, labels, seeded(seed))
-    assert context.hidden.shape[1] == math.ceil(50 * mask_ratio(seeded(seed)))
+    context = mask_tokens(tokens, labels, masking, seeded(seed))
+    assert context.hidden.shape[1] == math.ceil(50 * mask_ratio(masking, seeded(seed)))
     for positions in (context.hidden, context.known):
         assert (positions.diff(dim=1) > 0).all()
     everywhere = torch.cat([context.hidden, context.known], dim=1).sort(dim=1).values

@@ -2,12 +2,13 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from small import MODEL, write_teacher
 
-from marval_ray.config import GuardConfig
+from marval_ray.config import GuardConfig, ObjectiveConfig
 from marval_ray.diffusion.samplers import Exploring, OneStep
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
@@ -19,6 +20,7 @@ from marval_ray.families.mar.loop import Randomness, plan_loops, recorded_loops,
 from marval_ray.hub.layout import load_model
 from marval_ray.reinforce.guard import Guard
 from marval_ray.reinforce.losses import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
+from marval_ray.reinforce.objective import Objective
 from marval_ray.reinforce.replay import replay_apart, replay_chain
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.types import Prompts, Rollout, Scored, Tokens
@@ -55,7 +57,7 @@ DRAWS = Draws(0, (0, 1, 2))
 def rollout_of(student: Student, sampler) -> Rollout:
     with torch.no_grad():
         *_, tokens = FAMILY.reveal(student.backbone, sampler, LABELS, DRAWS, LOOPS)
-    return Rollout(tokens, PROMPTS, DRAWS.seed, DRAWS.indices, LOOPS, 0, 0)
+    return Rollout(tokens, PROMPTS, DRAWS, LOOPS, 0, 0)
 
 
 def recorded(rollout: Rollout, sampler, last: int = LOOPS) -> list[RecordedLoop]:
@@ -226,6 +228,46 @@ def test_the_ratio_is_one_for_a_replay_that_rounds_otherwise_than_its_rollout(st
     assert loss.metrics["ratio"] == 1 and loss.metrics["clipped"] == 0
 
 
+def test_images_of_a_group_start_alike_and_explore_apart():
+    alone, grouped = (random_of(Draws(5, tuple(range(6)), group), noise_steps=1) for group in (1, 3))
+    for drawn, own in ((grouped.orders, alone.orders), (grouped.initial, alone.initial)):
+        assert all(torch.equal(drawn[i], own[i - i % 3]) for i in range(6))
+    assert torch.equal(grouped.steps, alone.steps) and not torch.equal(grouped.steps[:, 0], grouped.steps[:, 1])
+
+
+def test_later_updates_of_a_batch_know_the_weights_that_drew_it(student):
+    """The ratio is 1 at the first update, after it that of the densities before and after."""
+    rl = ObjectiveConfig(loops=(LOOPS,), last=LOOPS, estimator="policy", exploration=0.3, group=3, epochs=2)
+    objective = Objective(MODEL, rl, None, seed=0, device=torch.device("cpu"), add_up=lambda sums: None)
+    rollout = replace(rollout_of(student, objective.sampler), version=4)
+    scored = Scored(torch.tensor([0.0, 1.0, 2.0]), None)
+    loops = recorded(rollout, objective.sampler)
+    density = torch.distributions.Normal
+    drawn = torch.cat([loop.drawn for loop in loops])
+
+    def means() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([loop.prediction for loop in replay_apart(student, loops)])
+
+    before = means()
+    first = objective.loss(student, 4, rollout, scored)
+    assert first.metrics["ratio"] == 1
+    first.value.backward()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.01 * parameter.grad / parameter.grad.norm().clamp(min=1e-12)
+    second = objective.loss(student, 4, rollout, scored)
+    ratio = (density(means(), 0.3).log_prob(drawn) - density(before, 0.3).log_prob(drawn)).sum(-1).exp().mean()
+    torch.testing.assert_close(second.metrics["ratio"], ratio)
+    assert ratio != 1
+
+
+def test_several_updates_of_a_batch_are_refused_without_a_ratio():
+    with pytest.raises(ValueError, match="rl.epochs above 1 needs rl.estimator policy"):
+        Objective(MODEL, ObjectiveConfig(epochs=2), None, 0, torch.device("cpu"), lambda sums: None)
+
+
 def test_clipping_stops_the_gradient_where_the_ratio_has_gone_far_enough():
     logs = torch.tensor([0.0, 0.5, -0.5, 0.5, -0.5], requires_grad=True)
     advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
@@ -253,7 +295,7 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
         draws = Draws(1, tuple(range(step * 32, step * 32 + 32)))
         with torch.no_grad():
             *_, tokens = FAMILY.reveal(student.backbone, sampler, labels, draws, LOOPS)
-        return Rollout(tokens, Prompts.of_labels(labels), draws.seed, draws.indices, LOOPS, step, 0)
+        return Rollout(tokens, Prompts.of_labels(labels), draws, LOOPS, step, 0)
 
     def distance(rollout: Rollout):
         return (rollout.tokens.values.mean((1, 2)) - 0.7).abs()

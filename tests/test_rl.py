@@ -242,8 +242,8 @@ def test_images_without_a_usable_reward_are_dropped_and_end_the_run_when_they_ar
 def test_requests_cover_the_classes_and_repeat_prompts_for_the_policy_gradient():
     rl, five = RLConfig(chunk=4), Prompts.of_classes("abcde")
     parts = [request for step in range(3) for request in requests(rl, 10, five, 0, step)]
-    assert [len(part.indices) for part in parts] == [4, 4, 2] * 3
-    assert [i for part in parts for i in part.indices] == list(range(30))
+    assert [len(part.draws.indices) for part in parts] == [4, 4, 2] * 3
+    assert [i for part in parts for i in part.draws.indices] == list(range(30))
     assert torch.cat([part.prompts.labels for part in parts]).bincount().tolist() == [6] * 5
     assert {request.loops for request in parts} == {64}
     mixed = [{request.loops for request in requests(replace(rl, loops=(4, 16)), 10, five, 0, step)} for step in range(40)]

@@ -201,7 +201,7 @@ def test_training_loss_falls_where_the_head_learns():
     """A few steps of plain training on one context; repeats only average over more draws."""
     torch.manual_seed(0)
     model, tokens = MAR(UNEVEN), torch.randn(4, UNEVEN.num_tokens, UNEVEN.token_channels)
-    context = mask_tokens(tokens, torch.tensor([0, 1, 2, 3]), torch.Generator().manual_seed(0))
+    context = mask_tokens(tokens, torch.tensor([0, 1, 2, 3]), "mar", torch.Generator().manual_seed(0))
     hidden = tokens.gather(1, context.hidden[..., None].expand(-1, -1, 12))
     optimiser, diffusion, values = torch.optim.Adam(model.parameters(), 3e-3), cosine_diffusion(), []
     for _ in range(25):

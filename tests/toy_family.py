@@ -87,7 +87,7 @@ class ToyFamily(Family):
         for loop, share in enumerate(torch.arange(LENGTH).tensor_split(loops)):
             known = tokens.revealed >= 0
             logits = model.logits(model.conditions(ToyContext(tokens, texts, known, everywhere))).unflatten(0, known.shape)
-            confidence, codes = (logits + 0.1 * draws.noise("code", loop, (LENGTH, CODES))).max(-1)
+            confidence, codes = (logits + 0.1 * draws.starts.noise("code", loop, (LENGTH, CODES))).max(-1)
             hidden = confidence.masked_fill(known, -torch.inf).topk(len(share), 1).indices.sort(1).values
             first, *rest = (at(part, hidden).flatten(0, 1) for part in (noise, *steps))
             z = model.conditions(ToyContext(tokens, texts, known, hidden))
@@ -108,7 +108,7 @@ FAMILY = ToyFamily()
 
 
 def noises(draws, sampler):
-    return [draws.noise("noise", step, (LENGTH, CHANNELS)) for step in range(1 + sampler.noise_steps)]
+    return [(draws if step else draws.starts).noise("noise", step, (LENGTH, CHANNELS)) for step in range(1 + sampler.noise_steps)]
 
 
 def at(values, places):

@@ -6,7 +6,6 @@ import torch
 
 from marval_ray.device import worker_device
 from marval_ray.diffusion.samplers import TokenSampler
-from marval_ray.draws import Draws
 from marval_ray.families.base import FamilyConfig
 from marval_ray.files.flat import unpack
 from marval_ray.types import Request, Rollout, TimedRollout, Tokens, Weights
@@ -33,10 +32,10 @@ class RolloutWorker:
         """Draw the images of `request`. Raises ValueError when the weights are damaged or of another model."""
         began = time.perf_counter()
         self._use(weights)
-        draws = Draws(request.seed, request.indices)
-        *_, tokens = self.family.reveal(self.model, self.sampler, self.conditioner(request.prompts), draws, request.loops)
+        condition = self.conditioner(request.prompts)
+        *_, tokens = self.family.reveal(self.model, self.sampler, condition, request.draws, request.loops)
         drawn = Tokens(tokens.values.float(), tokens.codes, tokens.revealed).to("cpu")
-        rollout = Rollout(drawn, request.prompts, request.seed, request.indices, request.loops, weights.version, weights.checksum)
+        rollout = Rollout(drawn, request.prompts, request.draws, request.loops, weights.version, weights.checksum)
         return TimedRollout(rollout, time.perf_counter() - began)
 
     def _use(self, weights: Weights) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from actors.crew.pool import Feed
+from marval_ray.draws import Draws
 from marval_ray.types import Delivery, Prompts, Rollout, Scored, Tokens, Weights
 
 
@@ -26,7 +27,7 @@ def joined(deliveries: Sequence[Delivery]) -> tuple[Rollout, Scored]:
         first,
         tokens=Tokens.cat([d.rollout.tokens for d in deliveries]),
         prompts=Prompts.cat([d.rollout.prompts for d in deliveries]),
-        indices=sum((d.rollout.indices for d in deliveries), ()),
+        draws=Draws.cat([d.rollout.draws for d in deliveries]),
     )
     gradients = [d.scored.gradient for d in deliveries if d.scored.gradient is not None]
     return rollout, Scored(torch.cat([d.scored.score for d in deliveries]), torch.cat(gradients) if gradients else None)

@@ -22,6 +22,7 @@ from actors.learning.trainer import train
 from actors.patience import Patience, started
 from actors.resources import resources
 from marval_ray.config import PlacementConfig
+from marval_ray.draws import Draws
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.reinforce.objective import rollout_sampler
@@ -94,7 +95,7 @@ def try_reward(plan: Plan) -> None:
     """
     c, rl = plan.model, plan.rl
     noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
-    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), 0, (0, 1), loops=1, version=0, checksum=0), 0.0)
+    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), Draws(0, (0, 1)), loops=1, version=0, checksum=0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
         (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.codec, rl.rewards)

@@ -100,21 +100,24 @@ class RLLearner(Learner):
         """Run update number `step` on batch `step`; then publish, and at times ask the judge."""
         share: Share = dealt(lambda: self.shares.deal(step) if self.shares else [])
         good = share.scored.finite()
-        loss = self.objective.loss(self.student, step, share.rollout, share.scored)
         # The mean of no score is not finite; all ranks decide together, or they would wait for each other for ever.
         bad = [] if self.all_finite(share.scored.score[good].mean().to(self.device)) else ["every reward or its gradient"]
-        loss = self._with_matching(loss, step, bad)
-        metrics = loss.metrics
-        if not self.all_finite(loss.value):
-            bad.append("loss")
-        if not bad:
-            metrics |= self.update_student(loss.value, step)
+        metrics: dict[str, Tensor] = {}
+        for _ in range(self.plan.rl.epochs):
+            metrics |= self._update(step, share, bad)
         self.count(step, bad)
         judged = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:
             self._publish(step + 1)
         figures = share.flow | judged | {"dropped": float((~good).sum())}
         return metrics | {name: torch.tensor(value) for name, value in figures.items()}
+
+    def _update(self, step: int, share: Share, bad: list[str]) -> dict[str, Tensor]:
+        """Learn once from a batch unless something is not finite, which `bad` then says."""
+        loss = self._with_matching(self.objective.loss(self.student, step, share.rollout, share.scored), step, bad)
+        if not self.all_finite(loss.value):
+            bad.append("loss")
+        return loss.metrics | ({} if bad else self.update_student(loss.value, step))
 
     def _with_matching(self, loss: Loss, step: int, bad: list[str]) -> Loss:
         """Add GSIM's loss, where it has a weight; `bad` gets what was not finite."""

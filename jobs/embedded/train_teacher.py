@@ -60,7 +60,8 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
     latents, labels = dataset.batch(config.seed, step, config.batch)
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
-    context = mask_tokens(patchify(latents, model.config.patch_size), labels, generator).to(device)
+    c = model.config
+    context = mask_tokens(patchify(latents, c.patch_size), labels, c.masking, generator).to(device)
     target = gather_tokens(context.tokens, context.hidden)
     loss = context_loss(model, context, target, config.repeats, cosine_diffusion(device=device), generator)
     loss.value.backward()

@@ -39,7 +39,9 @@ def rollout_sampler(model: FamilyConfig, rl: ObjectiveConfig) -> TokenSampler:
 
 
 def check_objective(model: FamilyConfig, rl: ObjectiveConfig) -> None:
-    """Raise ValueError when the model has no classes whose shift could be priced."""
+    """Raise ValueError when the options do not go together, or the model has no classes whose shift could be priced."""
+    if rl.epochs > 1 and rl.estimator == "pathwise":
+        raise ValueError("rl.epochs above 1 needs rl.estimator policy: the pathwise gradient is that of the weights that drew the batch")
     if rl.class_drift_weight and model.num_classes is None:
         raise ValueError("rl.class_drift_weight needs a model of classes: set it to 0 for one that reads texts")
 
@@ -63,9 +65,11 @@ class Objective:
             self.shift = ClassShift(model.num_classes, model.num_tokens, model.token_channels, device)
         self.scale: tuple[float, float] | None = None
         """Mean and standard deviation of the scores of the first batch."""
+        self.means: tuple[int, Float[Tensor, "N D"]] | None = None
+        """Of the policy: the update whose batch these weights drew, and what they predicted for it."""
 
     def loss(self, student: Predict, step: int, rollout: Rollout, scored: Scored) -> Loss:
-        """Return the loss of update `step`; images without a usable score count as nothing.
+        """Return the loss of update `step`; images without a usable score count as nothing. May be called `epochs` times a step.
 
         Raises ValueError when the pathwise estimate is wanted of a reward without a gradient.
         """
@@ -76,30 +80,28 @@ class Objective:
         rollout = rollout.to(self.device)
         condition = self.conditioner(rollout.prompts)
         loops = list(self.family.recorded(rollout, condition, self.sampler, rollout.loops))[-self._last(step) :]
-        if self.rl.estimator == "policy":
-            loss = self._policy(student, loops, scored, good, fresh=rollout.version == step)
-        else:
-            loss = self._pathwise(student, loops, rollout, scored, good)
+        estimate = self._policy if self.rl.estimator == "policy" else self._pathwise
+        loss, replayed = estimate(student, step, loops, rollout, scored)
+        if self.initial is not None:
+            loss = loss + self._drift(replayed, rollout.prompts.labels, self.initial)
         mean = score.mean() if len(score) else torch.tensor(0.0)
         std = score.std(correction=0) if len(score) else mean
         return Loss(loss.value, loss.metrics | {"reward": mean, "reward_std": std})
 
     def _pathwise(
-        self, student: Predict, loops: list[RecordedLoop], rollout: Rollout, scored: Scored, good: Bool[Tensor, " B"]
-    ) -> Loss:
+        self, student: Predict, step: int, loops: list[RecordedLoop], rollout: Rollout, scored: Scored
+    ) -> tuple[Loss, list[ReplayedLoop]]:
         if scored.gradient is None:
             raise ValueError(f"rewards {self.rl.rewards} have no gradient: use rl.estimator policy")
         tokens, replayed = replay_chain(student, rollout.tokens.values, loops, self.rl.recompute)
+        good = scored.finite()
         gradient = torch.where(good[:, None, None], scored.gradient, 0.0).to(self.device)
-        loss = pathwise(tokens, gradient, self._weight(scored, good).to(self.device))
-        if self.initial is None:
-            return loss
-        with torch.no_grad():
-            initial = [self.initial(loop.context, loop.recorded.noise) for loop in replayed]
-        return loss + self._drift(replayed, rollout.prompts.labels, torch.cat(initial))
+        return pathwise(tokens, gradient, self._weight(scored, good).to(self.device)), replayed
 
-    def _drift(self, loops: list[ReplayedLoop], labels: Int64[Tensor, " B"] | None, initial: Float[Tensor, "N D"]) -> Loss:
+    def _drift(self, loops: list[ReplayedLoop], labels: Int64[Tensor, " B"] | None, student: Student) -> Loss:
         """Price leaving the initial student: by each token, and by each class as a whole."""
+        with torch.no_grad():
+            initial = torch.cat([student(loop.context, loop.recorded.noise) for loop in loops])
         prediction = torch.cat([loop.prediction for loop in loops])
         distance = drift(prediction, initial)
         loss = Loss(self.rl.drift_weight * distance, {"drift": distance.detach()})
@@ -113,23 +115,29 @@ class Objective:
         return loss + Loss(self.rl.class_drift_weight * self.shift.penalty(cells, prediction), {"class_drift": size})
 
     def _policy(
-        self, student: Predict, loops: list[RecordedLoop], scored: Scored, good: Bool[Tensor, " B"], fresh: bool
-    ) -> Loss:
-        """Weigh the likelihood of each token by its image's advantage.
+        self, student: Predict, step: int, loops: list[RecordedLoop], rollout: Rollout, scored: Scored
+    ) -> tuple[Loss, list[ReplayedLoop]]:
+        """Weigh the likelihood of each token by its image's advantage."""
+        rl, replayed = self.rl, list(replay_apart(student, loops))
+        advantages = group_advantages(scored.score, scored.finite(), rl.group).to(self.device)
+        weights = torch.cat([advantages.repeat_interleave(loop.context.hidden.shape[1]) for loop in replayed])
+        drawn, mean = torch.cat([loop.recorded.drawn for loop in replayed]), torch.cat([loop.prediction for loop in replayed])
+        old_mean = self._own_mean(step, mean) if rollout.version == step else self._recorded_mean(replayed)
+        return clipped_policy(log_ratio(drawn, mean, old_mean, rl.exploration), weights, rl.clip), replayed
 
-        Rollouts of these very weights (`fresh`) have this replay's own mean for the old one: the ratio is 1, although on a GPU they
-        were drawn with bfloat16 weights and the replay rounds elsewhere. For older ones the recorded noise tells it.
+    def _own_mean(self, step: int, mean: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return what the weights predict that drew this batch: the first replay's own mean, also for those after it.
+
+        So the first ratio is 1, although on a GPU rollouts are drawn with bfloat16 weights and the replay rounds elsewhere.
         """
-        rl = self.rl
-        advantages = group_advantages(scored.score, good, rl.group).to(self.device)
-        logs, weights = [], []
-        for loop in replay_apart(student, loops):
-            drawn, explored, mean = loop.recorded.drawn, loop.recorded.explored, loop.prediction
-            assert explored is not None  # its sampler explores
-            old_mean = mean.detach() if fresh else drawn - rl.exploration * explored
-            logs.append(log_ratio(drawn, mean, old_mean, rl.exploration))
-            weights.append(advantages.repeat_interleave(loop.context.hidden.shape[1]))
-        return clipped_policy(torch.cat(logs), torch.cat(weights), rl.clip)
+        if self.means is None or self.means[0] != step:
+            self.means = step, mean.detach()
+        return self.means[1]
+
+    def _recorded_mean(self, loops: list[ReplayedLoop]) -> Float[Tensor, "N D"]:
+        """Return what older weights predicted, by the noise that was added to it."""
+        recorded = [loop.recorded for loop in loops]
+        return torch.cat([each.drawn - self.rl.exploration * each.explored for each in recorded if each.explored is not None])
 
     def _weight(self, scored: Scored, good: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the factor of each image's reward gradient."""

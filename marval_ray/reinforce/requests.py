@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from marval_ray.config import RLConfig
+from marval_ray.draws import Draws
 from marval_ray.types import Prompts, Request
 
 LOOPS = 1
@@ -15,7 +16,7 @@ def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: in
     """Return the requests of batch `step`, `batch` images in all.
 
     Each batch has its own N_AR, one of `config.loops`. Prompts come in turn from permutations of all; policy gradients want
-    `group` images of each.
+    `group` images of each that start alike, so that what tells their rewards apart is the exploration alone.
     """
     repeat = config.group if config.estimator == "policy" else 1
     count, number = math.ceil(batch / repeat), len(prompts)
@@ -25,8 +26,6 @@ def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: in
     start = first - rounds.start * number
     wanted = prompts[order[start : start + count].repeat(repeat)[:batch].tolist()]
     loops = config.loops[np.random.default_rng((seed, step, LOOPS)).integers(len(config.loops))]
-    indices = range(step * batch, (step + 1) * batch)
-    return [
-        Request(seed, tuple(indices[i : i + config.chunk]), wanted[i : i + config.chunk], loops)
-        for i in range(0, batch, config.chunk)
-    ]
+    draws = Draws(seed, tuple(range(step * batch, (step + 1) * batch)), repeat)
+    chunks = (slice(i, i + config.chunk) for i in range(0, batch, config.chunk))
+    return [Request(draws[chunk], wanted[chunk], loops) for chunk in chunks]

@@ -1,8 +1,11 @@
 """Sizes of MAR."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from marval_ray.families.base import Family
+
+Masking = Literal["mar", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class ModelConfig:
     head_depth: int = 6
     student_timestep: int = 400
     """t*: the fixed timestep at which a one-step student reads its noise."""
+    masking: Masking = "mar"
+    """What contexts hide in training: "mar" 0.7 to 1 of the tokens, as published models learned; "cosine" what sampling's loops hide."""
     image_size: int = 256
     """Pixels a side of the data. Where the autoencoder gives more, the rest is a border that is cut off."""
 

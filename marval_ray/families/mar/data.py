@@ -15,10 +15,10 @@ class MaskedLatents:
     """One rank's share of the Parquet latents at `path`. Raises ValueError as `LatentDataset` does."""
 
     def __init__(self, path: Path, config: ModelConfig, rank: int, world: int):
-        self.patch_size = config.patch_size
+        self.patch_size, self.masking = config.patch_size, config.masking
         self.dataset = LatentDataset(path, config.latent_shape, rank, world)
 
     def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> MARContext:
         """Return batch number `step`; `generator` draws what is hidden."""
         latents, labels = self.dataset.batch(seed, step, size)
-        return mask_tokens(patchify(latents, self.patch_size), labels, generator)
+        return mask_tokens(patchify(latents, self.patch_size), labels, self.masking, generator)

@@ -6,24 +6,32 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from marval_ray.families.mar.config import Masking
 from marval_ray.families.mar.context import MARContext
 
 RATIO_MIN, RATIO_MEAN, RATIO_STD = 0.7, 1.0, 0.25
 
 
-def mask_ratio(generator: torch.Generator) -> float:
-    """Draw from N(1, 0.25^2) truncated to [0.7, 1], by inverting its distribution function."""
+def mask_ratio(masking: Masking, generator: torch.Generator) -> float:
+    """Draw the share of tokens to hide, in (0, 1], by inverting its distribution function.
+
+    "mar": N(1, 0.25^2) truncated to [0.7, 1]. "cosine": cos(pi/2 u) with u uniform in [0, 1), which is what is hidden before the
+    loops of the sampling schedule (MaskGIT, arXiv 2202.04200, section 3.1).
+    """
+    u = torch.rand((), generator=generator, dtype=torch.float64).item()
+    if masking == "cosine":
+        return math.cos(math.pi / 2 * u)
     low = _normal_cdf((RATIO_MIN - RATIO_MEAN) / RATIO_STD)
-    u = low + (0.5 - low) * torch.rand((), generator=generator, dtype=torch.float64)
-    return min(1.0, RATIO_MEAN + RATIO_STD * torch.special.ndtri(u).item())
+    quantile = torch.tensor(low + (0.5 - low) * u, dtype=torch.float64)
+    return min(1.0, RATIO_MEAN + RATIO_STD * torch.special.ndtri(quantile).item())
 
 
 def mask_tokens(
-    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], generator: torch.Generator
+    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], masking: Masking, generator: torch.Generator
 ) -> MARContext:
     """Hide ceil(ratio L) random positions of each image (CPU tensors)."""
     batch, length, _ = tokens.shape
-    count = math.ceil(length * mask_ratio(generator))
+    count = math.ceil(length * mask_ratio(masking, generator))
     orders = torch.rand(batch, length, generator=generator).argsort(dim=1)
     hidden, known = orders[:, :count].sort(dim=1).values, orders[:, count:].sort(dim=1).values
     return MARContext(tokens, labels, known, hidden)
