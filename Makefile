@@ -20,7 +20,7 @@ $(installed): setup.cfg pyproject.toml constraints.txt
 demo: $(installed) ## distil the embedded teacher, then RL: runs/demo/report.html, 9 to 13 minutes on 2 cores
 	$(python) jobs/distill.py --out runs/demo --overwrite
 
-results: $(installed) ## measure docs/results.md anew, hours; an interrupted run goes on where it was
+results: $(installed) ## measure docs/results.md and README anew, an hour; an interrupted one goes on where it was
 	$(python) bench/results.py
 
 test: $(installed) ## fast tests

@@ -1,5 +1,6 @@
 """Runs of jobs/distill.py, whose summaries are kept beside the settings that gave them."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,14 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from marval_ray.files.atomic import write_json
-from marval_ray.files.places import portable
+from marval_ray.embedded import assets_index
+from marval_ray.files.atomic import atomic_path, write_json
+from marval_ray.files.places import ASSETS, portable
 from marval_ray.presets import PRESETS
 
 JOB = Path(__file__).parent.parent / "jobs/distill.py"
 DEFAULT = PRESETS["tiny"]
 PARTS = {"gsim": ("model", "gsim", "learner"), "rl": ("model", "gsim", "rl", "rl_learner", "guard")}
 """Parts of the configuration on which a stage's figures depend."""
+FILES = {
+    "gsim": (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE, assets_index.CLASSIFIER, assets_index.CLASSIFIER_B),
+    "rl": (ASSETS / "reward",),
+}
+"""Files and folders of weights on whose content they depend."""
 
 Summary = dict[str, Any]
 Settings = dict[str, Any]
@@ -50,8 +57,25 @@ def slug(title: str) -> str:
 
 def settings(stage: str, options: Settings) -> Settings:
     """All that a run's figures depend on: the default with `options`, by dotted name."""
-    default = {f"{part}.{key}": value for part in PARTS[stage] for key, value in asdict(getattr(DEFAULT, part)).items()}
-    return default | {"seed": 0} | options
+    stages = stage.split(",")
+    parts = dict.fromkeys(part for name in stages for part in PARTS[name])
+    default = {f"{part}.{key}": value for part in parts for key, value in asdict(getattr(DEFAULT, part)).items()}
+    files = {portable(path): checksum(path) for name in stages for path in FILES[name]}
+    return default | files | {"seed": 0} | options
+
+
+def checksum(path: Path) -> str:
+    """Of a file, or of the safetensors in a folder."""
+    found = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(path)
 
 
 def distil(out: Path, stage: str, options: Settings) -> Summary:

@@ -5,10 +5,12 @@ from statistics import mean, median, stdev
 
 from records import Summary
 
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, Metric, error_of, with_error
+from marval_ray.evaluation.claims import better
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, SPEED, Metric, by_b, error_of, with_error
 from marval_ray.evaluation.sweep import Row
+from marval_ray.presets import SAMPLERS
 from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
-from marval_ray.runs.stage import GSIM
+from marval_ray.runs.stage import GSIM, RL
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -42,59 +44,82 @@ def student_rows(run: Summary) -> dict[int, Row]:
     return {row["n_ar"]: row for row in run["loops"] if row["model"] == "student"}
 
 
-def fewest_loops(seeds: list[Summary], slack: float = 1.02) -> int:
-    """The fewest loops whose mean FD is at most `slack` times the lowest."""
-    by_seed = [student_rows(run) for run in seeds]
-    fd = {n: mean(rows[n]["fd"] for rows in by_seed) for n in by_seed[0]}
-    return min(n for n in fd if fd[n] <= slack * min(fd.values()))
+ROWS = {
+    ("teacher", ""): ("Teacher, its best setting", "{loops} loops x {steps} steps"),
+    ("student", "before"): ("One step, before training", "{loops} loops x 1 step"),
+    ("student", "before_rl"): ("One step, after GSIM", "{loops} loops x 1 step"),
+    ("student", ""): ("One step, after RL", "{loops} loops x 1 step"),
+}
+"""What the headline shows, by model and moment: name and sampling."""
+SHORT = (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
+"""Metrics of the README's table."""
+STEPS = SAMPLERS["tiny"].steps
+"""Of the teacher."""
 
 
-def headline(seeds: list[Summary]) -> str:
-    n, found = fewest_loops(seeds), [measured_in(run) for run in seeds]
-    teacher, before, after = ([run[key] for run in found] for key in (("teacher", ""), ("student", "before"), ("student", "")))
-    fewest = [Measured.of(student_rows(run)[n], "student") for run in seeds]
-    most = after[0].loops
-    shown = told([*teacher, *before, *after, *fewest])
-    rows = [
-        ["Teacher, its best setting", f"{teacher[0].loops} loops x 100 steps", *cells(teacher, shown)],
-        ["Student before GSIM", f"{most} loops x 1 step", *cells(before, shown)],
-        ["Student", f"{most} loops x 1 step", *cells(after, shown)],
-        ["Student, fewest loops of about that FD", f"{n} loops x 1 step", *cells(fewest, shown)],
-    ]
-    ratios = (few.scores[FD.name] / best.scores[FD.name] for few, best in zip(fewest, teacher))
-    return "\n".join(
-        [
-            table(["", "sampling", *(metric.title for metric in shown)], rows),
-            "",
-            f"* FD of the student over the teacher's best: {over((run['fd_ratio'] for run in seeds), '.2f')} with {most} loops, "
-            f"{over(ratios, '.2f')} with {n}.",
-            f"* Speed-up of the fastest student of no worse FD over the teacher's best setting: {speed_up(seeds, fewest, teacher)}",
-            f"* GSIM took {median(run[GSIM.seconds] for run in seeds):.0f} s.",
-        ]
-    )
-
-
-def speed_up(runs: list[Summary], fewest: list[Measured], teacher: list[Measured]) -> str:
-    reached = [run for run in runs if "speed_up" in run]
-    if not reached:
-        times = median(few.speed / best.speed for few, best in zip(fewest, teacher))
-        return f"none is as good as that; with {fewest[0].loops} loops the student is {times:.0f} times as fast (batch 64)."
-    loops = ", ".join(str(run["speed_up_n_ar"]) for run in reached)
-    note = "" if len(reached) == len(runs) else f"; {len(runs) - len(reached)} of {len(runs)} seeds have none"
-    return f"{over((run['speed_up'] for run in reached), '.0f')} times, at N_AR = {loops}{note} (batch 64, timed in the same run)."
-
-
-def loop_table(teacher_rows: list[Row], seeds: list[Summary]) -> str:
-    teacher = {row[LOOPS]: row for row in teacher_rows}
-    by_seed = [student_rows(run) for run in seeds]
+def headline(runs: list[Summary], metrics: Iterable[str] | None = None) -> str:
+    """Each moment of both models by both judges, with speed; of several runs the mean, and the median speed."""
+    found = [measured_in(run) for run in runs]
+    shown = [metric for metric in told(each for one in found for each in one.values()) if metrics is None or metric.name in metrics]
     lines = []
-    for n in by_seed[0]:
-        rows, t = [rows[n] for rows in by_seed], teacher.get(n)
-        left = [FD.text(t[FD.name]), ACCURACY.text(t[ACCURACY.name]), f"{t[SPEED.name]:.1f}"] if t else [""] * 3
-        right = [over((row[score.name] for row in rows), score.form) for score in (FD, ACCURACY)]
-        lines.append([str(n), *left, *right, f"{median(row[SPEED.name] for row in rows):.0f}"])
-    more = [ACCURACY.title, SPEED.title]
-    return table(["N_AR", f"teacher {FD.title}", *more, f"student {FD.title}", *more], lines)
+    for key, (title, sampling) in ROWS.items():
+        at = [one[key] for one in found]
+        loops = " / ".join(dict.fromkeys(str(each.loops) for each in at))
+        speed = median(each.speed for each in at)
+        lines.append([title, sampling.format(loops=loops, steps=STEPS), *cells(at, shown), f"{speed:.3g}"])
+    return table(["", "sampling", *(metric.title for metric in shown), SPEED.title], lines)
+
+
+def claims(runs: list[Summary]) -> str:
+    """What the figures allow to be said, as a list."""
+    found = [measured_in(run) for run in runs]
+    said = [f"* {metric.title} of the student over the teacher's best: {ratio(found, metric)}." for metric in told_of_fd(found)]
+    for metric in (FD, ACCURACY, DIVERSITY):
+        ahead = all(better(one["student", ""].scores, one["teacher", ""].scores, metric) for one in found)
+        behind = all(better(one["teacher", ""].scores, one["student", ""].scores, metric) for one in found)
+        verdict = "better" if ahead else "worse" if behind else "neither better nor worse"
+        title = metric.title[0].upper() + metric.title[1:]
+        said.append(f"* {title} against the teacher's: {verdict}, by both judges and two standard errors.")
+    times = median(one["student", ""].speed / one["teacher", ""].speed for one in found)
+    reward = over(map(gain, runs), ".2f")
+    said += [
+        f"* {times:.0f} times the images/s of the teacher at its best setting (batch 64, timed in the same run).",
+        f"* RL raised the reward by {reward} standard deviations of an image's reward before.",
+        f"* GSIM took {median(run[GSIM.seconds] for run in runs):.0f} s, RL {median(run[RL.seconds] for run in runs):.0f} s.",
+    ]
+    return "\n".join(said)
+
+
+def told_of_fd(found: list[dict[tuple[str, str], Measured]]) -> list[Metric]:
+    return [metric for metric in told(each for one in found for each in one.values()) if metric.name in (FD.name, by_b(FD.name))]
+
+
+def ratio(found: list[dict[tuple[str, str], Measured]], metric: Metric) -> str:
+    """Of student and teacher; over several runs with its standard error, of one with that of its sets."""
+    pairs = [(one["student", ""].scores, one["teacher", ""].scores) for one in found]
+    student, teacher = pairs[0]
+    parts = [scores.get(error_of(metric.name), 0.0) / scores[metric.name] for scores in (student, teacher)]
+    own = student[metric.name] / teacher[metric.name] * (parts[0] ** 2 + parts[1] ** 2) ** 0.5
+    return over((student[metric.name] / teacher[metric.name] for student, teacher in pairs), ".2f", own)
+
+
+def loop_table(runs: list[Summary]) -> str:
+    """Both models by number of loops; the teacher's speed is in the first run's terms."""
+    by_seed = [student_rows(run) for run in runs]
+    teacher = {row[LOOPS]: row for row in runs[0]["loops"] if row["model"] == "teacher"}
+    metrics = [metric for metric in (BY_JUDGE[name] for name in SHORT) if metric.name in next(iter(by_seed[0].values()))]
+    lines = []
+    for n in sorted({*by_seed[0], *teacher}):
+        t, students = teacher.get(n), [rows[n] for rows in by_seed if n in rows]
+        left = [*(metric.text(t[metric.name]) for metric in metrics), f"{t[SPEED.name]:.3g}"] if t else [""] * (len(metrics) + 1)
+        right = [over((row[metric.name] for row in students), metric.form) for metric in metrics]
+        lines.append([str(n), *left, *right, f"{median(row[SPEED.name] for row in students):.3g}"])
+    heads = [*(metric.title for metric in metrics), SPEED.title]
+    return table(["N_AR", f"teacher {heads[0]}", *heads[1:], f"student {heads[0]}", *heads[1:]], lines)
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("s" if number != 1 else "")
 
 
 def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:

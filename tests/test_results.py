@@ -11,6 +11,8 @@ import records  # noqa: E402
 import results  # noqa: E402
 import tables  # noqa: E402
 
+from marval_ray.runs.measured import Measured  # noqa: E402
+
 
 def test_documents_show_what_was_measured_with_the_settings_of_today(monkeypatch, tmp_path):
     """Nothing is measured anew: records of other settings would ask for a run."""
@@ -31,6 +33,48 @@ def test_a_change_of_settings_asks_for_a_new_run(monkeypatch, tmp_path):
     for options in ({}, {}, {"gsim.w": 3.0}, {"gsim.w": 3.0}):
         assert kept.measure("seed-0", "gsim", options) == {"fd": 1.0}
     assert asked == [("seed-0", "gsim")] * 2
+
+
+def test_files_that_were_trained_anew_ask_for_a_new_run(monkeypatch, tmp_path):
+    asked, weights = [], tmp_path / "teacher.safetensors"
+    monkeypatch.setattr(records, "distil", lambda out, stage, options: asked.append(stage) or {})
+    monkeypatch.setitem(records.FILES, "gsim", (weights,))
+    for content in (b"old", b"old", b"new"):
+        weights.write_bytes(content)
+        records.Records(tmp_path / "records.json", tmp_path).measure("seed-0", "gsim", {})
+    assert asked == ["gsim"] * 2
+
+
+def summary(fd: float, fd_b: float) -> dict:
+    """Of a run whose student has these distances; the teacher's are 6 and 3."""
+
+    def at(model: str, when: str, fd: float, fd_b: float) -> dict:
+        scores = {"fd": fd, "fd_b": fd_b, "accuracy": 0.9, "accuracy_b": 0.9, "diversity": 0.9, "diversity_b": 0.9}
+        errors = {f"{name}_se": 0.1 for name in scores}
+        return Measured(model, when, 8, scores | errors, 5.0 if model == "teacher" else 80.0).flat()
+
+    moments = {
+        ("teacher", ""): (6.0, 3.0), ("student", "before"): (90.0, 50.0), ("student", "before_rl"): (7.0, 4.0), ("student", ""): (fd, fd_b)
+    }
+    row = {"n_ar": 8, "fd": fd, "fd_b": fd_b, "accuracy": 0.9, "accuracy_b": 0.9, "diversity": 0.9, "images_per_second": 80.0}
+    return {
+        "reward_before": 1.0, "reward_before_std": 0.5, "reward_after": 1.5, "seconds_gsim": 100.0, "seconds_rl": 50.0,
+        **{name: value for key, values in moments.items() for name, value in at(*key, *values).items()},
+        "loops": [row | {"model": "student"}, row | {"model": "teacher", "images_per_second": 5.0}],
+    }  # fmt: skip
+
+
+def test_the_headline_shows_each_moment_by_both_judges():
+    lines = tables.headline([summary(5.0, 2.5)], tables.SHORT).splitlines()
+    assert lines[0] == "|  | sampling | FD | FD (B) | accuracy | accuracy (B) | diversity | images/s |"
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["6.00 ± 0.10", "90.00 ± 0.10", "7.00 ± 0.10", "5.00 ± 0.10"]
+    assert tables.loop_table([summary(5.0, 2.5)]).splitlines()[2].startswith("| 8 | 5.00 | 2.50 | 0.900 |")
+
+
+@pytest.mark.parametrize(("fd", "fd_b", "verdict"), [(5, 2.5, "better"), (7, 3.5, "worse"), (5, 2.9, "neither better nor worse")])
+def test_a_claim_takes_both_judges_and_two_errors(fd, fd_b, verdict):
+    said = tables.claims([summary(float(fd), fd_b)])
+    assert f"* FD against the teacher's: {verdict}, by both judges" in said and "16 times the images/s" in said
 
 
 def test_rewards_are_told_in_standard_deviations():

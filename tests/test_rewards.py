@@ -262,6 +262,21 @@ def test_errors_name_the_reward_and_the_cure(text, message):
         load_reward([text])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_compressibility_is_the_size_of_a_jpeg(tmp_path, channels):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.stack([torch.zeros(channels, 40, 28), torch.rand(channels, 40, 28, generator=generator) * 2 - 1])
+    sizes = []
+    for pixels in to_pixels(images):
+        Image.fromarray(pixels.squeeze()).save(tmp_path / "x.jpg", quality=95)
+        sizes.append((tmp_path / "x.jpg").stat().st_size / 1000)
+    for name, sign in (("Compressibility", -1), ("Incompressibility", 1)):
+        reward = load_reward([f"plugin:marval_ray.rewards.compressibility:{name}"])
+        assert not reward.differentiable
+        assert reward(images, ["", ""]).tolist() == pytest.approx([sign * size for size in sizes])
+    assert sizes[1] > 2 * sizes[0]
+
+
 def test_prompts_name_the_classes(tmp_path):
     names = imagenet_names()
     assert len(names) == 1000 and (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")

@@ -132,6 +132,9 @@ class Figures:
             speed = images_per_second(generation.with_loops(row[LOOPS]), classes_in_turn(teacher, self.config.batch))
             self.teacher = Measured.of(row | {SPEED.name: speed}, "teacher")
             self.measured.append(self.teacher)
+            # The figures come from another time and perhaps another machine: what they know is how settings compare.
+            factor = speed / row[SPEED.name]
+            self.teacher_rows = [row | {SPEED.name: factor * row[SPEED.name]} for row in self.teacher_rows]
 
     def distilled(self, student: Backbone) -> None:
         """Draw pictures and take scores of a student that no stage follows, at each number of loops."""
@@ -198,12 +201,14 @@ class Figures:
 
     def _pictures(self, rows: list[Row], stages: Iterable[Stage]) -> list[tuple[str, Path]]:
         """Draw the grids, the loops and each stage's curves; return captions and files."""
-        grid, loops = self.folder / "grid.png", self.folder / "loops.png"
+        grid, loops, frontier = (self.folder / f"{name}.png" for name in ("grid", "loops", "frontier"))
         report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
         pictures = [("Same seeds and classes, one row a class.", grid)]
         if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
+            report.plot_frontier(frontier, rows, self.teacher.speed if self.teacher else 1.0)
+            pictures.append(("Quality against speed; the numbers are those of loops.", frontier))
         looks = read_looks(self.folder)
         if looks:
             labels = self.config.row_labels()[: min(map(len, looks.values()))]  # a look may show fewer classes than the grids, or more

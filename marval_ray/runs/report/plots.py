@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from marval_ray.evaluation.metrics import FD, SPEED
+from marval_ray.evaluation.metrics import BY_JUDGE, FD, SPEED, by_b
 from marval_ray.files.atomic import atomic_path
 
 COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
@@ -93,6 +93,29 @@ def plot_loops(path: Path, rows: list[dict[str, Any]]) -> None:
     speed.set_yscale("log")
     speed.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     quality.legend(frameon=False, fontsize=9)
+    _save(path, figure)
+
+
+def plot_frontier(path: Path, rows: list[dict[str, Any]], unit: float = 1.0) -> None:
+    """Plot FD by each judge against speed, one line for each model, N_AR beside each point.
+
+    rows: as for `plot_loops`, with `fd_b` where there is a judge B. unit: images/s that count as 1.
+    """
+    judges = [name for name in (FD.name, by_b(FD.name)) if any(name in row for row in rows)]
+    figure = Figure((4.8 * len(judges), 3.8), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(judges), squeeze=False)[0], judges):
+        for model, colour in COLOURS.items():
+            points = sorted((row["n_ar"], row[SPEED.name] / unit, row[name]) for row in rows if row["model"] == model and name in row)
+            axis.plot([speed for _, speed, _ in points], [fd for *_, fd in points], "o-", color=colour, label=model, markersize=5)
+            for loops, speed, fd in points:
+                axis.annotate(f"{loops}", (speed, fd), textcoords="offset points", xytext=(4, 4), fontsize=7, color=colour)
+        axis.set_title(f"{BY_JUDGE[name].title} ({FD.better} is better)", fontsize=10, loc="left")
+        axis.set_xlabel("speed, teacher's best setting = 1" if unit != 1 else SPEED.title, fontsize=9)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        _scale(axis, [row[name] for row in rows if name in row])
+        _tidy(axis)
+    figure.axes[0].legend(frameon=False, fontsize=9)
     _save(path, figure)
 
 

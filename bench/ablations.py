@@ -1,0 +1,130 @@
+"""Measure docs/ablations.md: the default of each stage with one setting at a time changed.
+
+Records are kept and runs resumed as by bench/results.py. Runs of the RL stage start from the embedded student between the stages.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tables
+from records import DEFAULT, Records, Settings, write
+
+from marval_ray import cli
+from marval_ray.embedded import assets_index
+
+GUIDED: Settings = {"gsim.w": 1.5}
+"""The better student where no RL follows: the default of both stages, w = 1, leaves accuracy to RL."""
+
+GSIM: dict[str, Settings] = {
+    "w = 1.5": {},
+    "w = 1.35": {"gsim.w": 1.35},
+    "w = 2": {"gsim.w": 2.0},
+    "k = 1": {"gsim.k": 1.0},
+    "k = 0": {"gsim.k": 0.0},
+    "t* = 200": {"model.student_timestep": 200},
+    "t* = 600": {"model.student_timestep": 600},
+    "2 auxiliary updates": {"gsim.auxiliary_updates": 2},
+    "lambda = sigma": {"gsim.weighting": "sigma"},
+    "lambda = 1": {"gsim.weighting": "constant"},
+    "half the learning rates": {"learner.lr": 2e-4, "learner.auxiliary_lr": 4e-4},
+    "twice the learning rates": {"learner.lr": 8e-4, "learner.auxiliary_lr": 1.6e-3},
+}
+"""Changes of the first stage, one at a time."""
+
+ONE_THREAD: Settings = {
+    "rl.rollout.threads": 1, "rl.reward.threads": 1, "rl.judge.threads": 1, "rl_learner.threads_per_worker": 1,
+}  # fmt: skip
+"""For actors that work at the same time: two threads of each would fight for two cores."""
+
+RL: dict[str, Settings] = {
+    "default": {},
+    "K = 1": {"rl.last": 1},
+    "K = all 8": {"rl.last": 8},
+    "N_AR = 4": {"rl.loops": (4,), "rl.last": 4},
+    "N_AR = 64, K = 1": {"rl.loops": (64,), "rl.last": 1, "guard.every": 4},
+    "N_AR = 64, K = 8": {"rl.loops": (64,), "rl.last": 8, "guard.every": 4},
+    "N_AR = 16, K = 8": {"rl.loops": (16,), "rl.last": 8},
+    "N_AR = 64, K = 32": {"rl.loops": (64,), "rl.last": 32, "guard.every": 2},
+    "N_AR = 64, K = 64": {"rl.loops": (64,), "rl.last": 64, "guard.every": 1},
+    "GSIM weight 10": {"rl.gsim_weight": 10.0},
+    "saturating at 1": {"rl.saturate": 1.0},
+    "staleness 1, one thread an actor": {"rl.max_staleness": 1} | ONE_THREAD,
+    "staleness 2, one thread an actor": {"rl.max_staleness": 2} | ONE_THREAD,
+    "policy gradient": {"rl.estimator": "policy"},
+}
+"""Changes of the second stage, one at a time, at equal wall-clock. The slow ones need looks after fewer updates."""
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("runs/ablations")
+    records: Path = Path("docs/ablations.json")
+    document: Path = Path("docs/ablations.md")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the default and its rivals; other variants have the first."""
+    steps: int = 100
+    """Updates of a GSIM run."""
+    samples: int = 500
+    """Of a GSIM run's figures and of the guard."""
+    loops: tuple[int, ...] = (8, 16)
+    """At which students of GSIM are measured."""
+    rl_samples: int = 1000
+    rl_seconds: float = 60.0
+    """Wall-clock of each RL run."""
+    rl_rivals: tuple[str, ...] = ("K = all 8",)
+    """Variants that are run with all seeds, like the default."""
+
+
+def main(config: Config) -> None:
+    records = Records(config.records, config.out)
+    write(config.document, "\n".join([TEXT, gsim_section(config, records), rl_section(config, records)]))
+
+
+def gsim_section(config: Config, records: Records) -> str:
+    shared = GUIDED | {
+        "learner.steps": config.steps, "figures.samples": config.samples, "figures.loops": config.loops,
+    }  # fmt: skip
+    runs = records.variants("ablation", "gsim", shared, GSIM)
+    return GSIM_TEXT.format(
+        steps=config.steps, samples=config.samples, table=tables.gsim_table(runs, config.loops)
+    )
+
+
+def rl_section(config: Config, records: Records) -> str:
+    shared = {
+        "student": assets_index.GSIM_STUDENT, "rl_learner.seconds": config.rl_seconds, "rl_learner.steps": 10_000,
+        "guard.every": 10, "guard.samples": config.samples,
+        "figures.samples": config.rl_samples, "figures.loops": DEFAULT.rl.loops, "figures.teacher": None,
+    }  # fmt: skip
+    runs = {title: [run] for title, run in records.variants("rl", "rl", shared, RL).items()}
+    for seed in config.seeds[1:]:
+        again = {title: RL[title] for title in ("default", *config.rl_rivals)}
+        for title, run in records.variants(f"rl-{seed}", "rl", shared | {"seed": seed}, again).items():
+            runs[title].append(run)
+    return RL_TEXT.format(seconds=config.rl_seconds, samples=config.rl_samples, loops=DEFAULT.rl.loops[0], table=tables.rl_table(runs))
+
+
+TEXT = """# What each setting does
+
+Made by `python bench/ablations.py` on 2 CPU cores, hours.
+"""
+
+GSIM_TEXT = """## What the settings of GSIM do
+
+One change at a time, one seed, {steps} updates, {samples} samples.
+
+{table}
+"""
+
+RL_TEXT = """## What the settings of RL do
+
+One change of the default at a time, {seconds:.0f} s of updates and looks of the guard each (500 samples every 10 updates), from the
+embedded student between the stages; {samples} samples with {loops} loops. The student is the last inside the guard's bands. Reward: rise
+of its mean over 500 images, drawn with the variant's own N_AR, in standard deviations of the scores before. In the same time rollouts of 64
+loops get a fifth of the updates.
+
+{table}
+"""
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)
