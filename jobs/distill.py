@@ -56,7 +56,7 @@ REWARD_SAMPLES = 500
 @dataclass(frozen=True)
 class Config:
     preset: str
-    """Defaults for all that follows: tiny (embedded), mar-b, mar-l or mar-h."""
+    """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the recipe of the paper), mar-b, mar-l or mar-h."""
     teacher: Path
     """MAR's checkpoint-last.pth, or safetensors."""
     latents: Path
