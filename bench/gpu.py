@@ -33,7 +33,7 @@ from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.autoencoder import KL16, VAE, load_vae
+from marval_ray.families.mar.autoencoder import KL16, KLVAE, load_vae
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_tokens
@@ -134,7 +134,7 @@ class Reward(nn.Module):
 
 def scoring(c: ModelConfig, config: Config) -> float:
     with DEVICE:  # where random weights are made at once
-        vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else VAE(KL16.build())
+        vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else KLVAE(KL16.build())
         reward = Reward().eval().requires_grad_(False)
     scorer = Scorer(KLCodec(vae.to(DEVICE), c), reward)
     random, _ = random_of(c, config.scored)

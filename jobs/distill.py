@@ -56,7 +56,8 @@ REWARD_SAMPLES = 500
 @dataclass(frozen=True)
 class Config:
     preset: str
-    """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the recipe of the paper), mar-b, mar-l or mar-h."""
+    """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the paper's recipe), mar-b, mar-l, mar-h, detok-b or
+    detok-l."""
     teacher: Path
     """MAR's checkpoint-last.pth, or safetensors."""
     latents: Path

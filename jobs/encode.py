@@ -35,8 +35,6 @@ from marval_ray.files.latents import CLASSES, CODEC, latents_schema
 from marval_ray.files.storage import Storage
 from marval_ray.runs.lock import locked
 
-KL16_SIZE = 256
-"""Pixels that published KL-16 autoencoders were trained on; their files do not say."""
 PART = 4096
 """Images whose latents are kept in memory before they are written: as much is lost by a crash."""
 
@@ -139,21 +137,18 @@ def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
 
 def make_decoder(config: Config, vae: VAE) -> Decoder:
     """Return what the autoencoder needs of its images. Raises ValueError when the size is not a multiple of its stride."""
-    c = vae.autoencoder.config
-    size = config.size or (c.sample_size if config.vae.is_dir() else KL16_SIZE)
-    if size % stride(vae):
-        raise ValueError(f"--size {size} is not a multiple of {stride(vae)}, the pixels of {config.vae} a latent")
-    return Decoder(size, c.in_channels, config.fit or ("pad" if c.in_channels == 1 else "crop"))
-
-
-def stride(vae: VAE) -> int:
-    """Return the pixels a side of one latent."""
-    return 2 ** (len(vae.autoencoder.config.block_out_channels) - 1)
+    c = vae.sizes
+    size = config.size or c.image_size
+    if size is None:
+        raise ValueError(f"{config.vae} does not say for which pixels it is: give --size")
+    if size % c.stride:
+        raise ValueError(f"--size {size} is not a multiple of {c.stride}, the pixels of {config.vae} a latent")
+    return Decoder(size, c.image_channels, config.fit or ("pad" if c.image_channels == 1 else "crop"))
 
 
 def latent_size(vae: VAE, decoder: Decoder) -> int:
     """Count the values of one image's latent."""
-    return vae.autoencoder.config.latent_channels * (decoder.size // stride(vae)) ** 2
+    return vae.sizes.latent_channels * (decoder.size // vae.sizes.stride) ** 2
 
 
 def start_ray(config: Config) -> None:

@@ -10,7 +10,7 @@ from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
-PresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h"]
+PresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l"]
 """As options have them; a test holds that these are the keys of the tables."""
 
 _TINY = ModelConfig(
@@ -78,8 +78,9 @@ PRESETS: dict[str, Preset] = {
         _TINY_PRESET, gsim=_PAPER_GSIM,
         rl=replace(_TINY_PRESET.rl, last=8, drift_weight=0.0, class_drift_weight=0.0, freeze_head=False),
     ),
-    "mar-b": Preset(model=MODELS["mar-b"], gsim=_PAPER_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
-    "mar-l": Preset(model=MODELS["mar-l"], gsim=_PAPER_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
-    "mar-h": Preset(model=MODELS["mar-h"], gsim=_PAPER_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL),
+    **{
+        name: Preset(model=model, gsim=_PAPER_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL)
+        for name, model in mar.MODELS.items()
+    },
 }  # fmt: skip
-"""Defaults of `jobs/distill.py`; those of mar-* are the paper's (supplement, Tables 1 and 2)."""
+"""Defaults of `jobs/distill.py`; those of mar-* and detok-* are the paper's (supplement, Tables 1 and 2), whose own teachers are MAR's."""

@@ -29,12 +29,18 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 def pytest_addoption(parser):
     parser.addoption("--mar-fixture", type=Path, default=FIXTURES / "mar_tiny.safetensors")
+    parser.addoption("--detok-fixture", type=Path, default=FIXTURES / "detok_tiny.safetensors")
     parser.addoption("--vae-fixture", type=Path, default=FIXTURES / "kl16_tiny.safetensors")
 
 
 @pytest.fixture(scope="session")
 def mar_fixture_path(request) -> Path:
     return request.config.getoption("--mar-fixture")
+
+
+@pytest.fixture(scope="session")
+def detok_fixture_path(request) -> Path:
+    return request.config.getoption("--detok-fixture")
 
 
 @pytest.fixture(scope="session")

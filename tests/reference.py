@@ -1,6 +1,7 @@
 """Recorded tensors of a reference implementation, and its configuration in this project's terms."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from marval_ray.families.mar.autoencoder import KLConfig
 from marval_ray.families.mar.config import ModelConfig
 
+TOKENIZER = {"img_size": "image_size", "token_channels": "latent_channels"}
+"""Sizes of DeTok's tokenizer under our names."""
 SAMPLING = {"cfg": 2.9, "temperature": 1.0, "chain_temperature": 0.9}
 
 
@@ -30,11 +33,19 @@ class Recording:
         return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
 
 
+def own_name(name: str) -> str:
+    """Where MAR and a tokenizer are recorded together, `state` is MAR's and `tokenizer` the other's."""
+    return re.sub("^state/mar/", "state/", re.sub("^state/tok/", "tokenizer/", name))
+
+
 def read_recording(path: Path) -> Recording:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    return Recording(tensors, json.loads(metadata["config"]), SAMPLING | json.loads(metadata.get("sampling", "{}")))
+        tensors = {own_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    config = json.loads(metadata["config"])
+    if "tokenizer" in config:
+        config["tokenizer_sizes"] = {TOKENIZER.get(name, name): value for name, value in config["tokenizer"].items()}
+    return Recording(tensors, config, SAMPLING | json.loads(metadata.get("sampling", "{}")))
 
 
 def model_config_from_reference(config: dict) -> ModelConfig:

@@ -1,4 +1,5 @@
-"""Numbers of the reference implementation of MAR, replayed: `--mar-fixture=PATH` takes any file of the same layout."""
+"""Numbers of the reference implementations of MAR and of DeTok's MAR, replayed: `--mar-fixture=PATH` and `--detok-fixture=PATH` take
+any file of the same layout."""
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ ATOL_SAMPLE = 0.1
 ATOL_TABLE = 1e-10
 
 
-@pytest.fixture(scope="module")
-def recording(mar_fixture_path) -> Recording:
-    return read_recording(mar_fixture_path)
+@pytest.fixture(scope="module", params=["mar", "detok"])
+def recording(request) -> Recording:
+    return read_recording(request.getfixturevalue(f"{request.param}_fixture_path"))
 
 
 @pytest.fixture(scope="module")

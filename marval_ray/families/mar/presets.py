@@ -16,10 +16,13 @@ MODELS: dict[str, ModelConfig] = {
         head_width=1536, head_depth=12,
     ),
 }  # fmt: skip
+MODELS |= {"detok-b": MODELS["mar-b"], "detok-l": MODELS["mar-l"]}  # the same networks, on the latents of DeTok's tokenizer
 
 SAMPLERS: dict[str, Ancestral] = {
     "mar-b": Ancestral(cfg=2.9),
     "mar-l": Ancestral(cfg=3.0),
     "mar-h": Ancestral(cfg=3.2),
+    "detok-b": Ancestral(cfg=3.9),
+    "detok-l": Ancestral(cfg=3.4),
 }
-"""100 steps, a linear schedule and nothing clipped (the README of MAR's repository)."""
+"""100 steps, a linear schedule and nothing clipped (the READMEs of MAR's and DeTok's repositories, the second with 256 loops)."""
