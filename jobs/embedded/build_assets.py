@@ -11,7 +11,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.evaluation.features import load_features
 from marval_ray.evaluation.scores import classify
 from marval_ray.evaluation.statistics import Statistics
-from marval_ray.families.mar.autoencoder import load_vae
+from marval_ray.families.mar.autoencoder import KLVAE, load_vae
 from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.fit import save_weights
 from marval_ray.files.images import read_images, to_tensor
@@ -31,7 +31,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    load_vae(config.vae).autoencoder.save_pretrained(assets_index.VAE, safe_serialization=True)
+    vae = load_vae(config.vae)
+    assert isinstance(vae, KLVAE)  # it is what train_vae.py writes
+    vae.autoencoder.save_pretrained(assets_index.VAE, safe_serialization=True)
     write_model(config.teacher, assets_index.TEACHER)
     if config.run:
         write_model(config.run / "student.safetensors", assets_index.STUDENT)
