@@ -13,5 +13,5 @@ QUICK_RL = (
 )  # fmt: skip
 OUTPUTS = {
     "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
-    "student_after.png", "grid.png", "losses.png", "loops.png", "summary.json", "report.html",
+    "student_after.png", "grid.png", "losses.png", "loops.png", "frontier.png", "summary.json", "report.html",
 }  # fmt: skip

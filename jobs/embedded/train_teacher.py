@@ -3,7 +3,7 @@
 It exists for the embedded default; published MAR checkpoints need no training here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from marval_ray.config import check_seed, lr_factor
 from marval_ray.device import own_device
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import context_loss
+from marval_ray.families.mar.config import Masking
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
 from marval_ray.families.mar.model import MAR, patchify
 from marval_ray.files.atomic import atomic_path
@@ -31,6 +32,8 @@ from marval_ray.presets import MODELS, PresetName
 class Config:
     latents: Path = Path("data/fashion-mnist/latents-train.parquet")
     preset: PresetName = "tiny"
+    masking: Masking | None = None
+    """What contexts hide; by default as the preset says."""
     out: Path = Path("runs/teacher")
     init: Path | None = None
     """Start from the weights of this checkpoint; by default from random ones."""
@@ -72,6 +75,7 @@ def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     device = own_device()
     c = MODELS[config.preset]
+    c = replace(c, masking=config.masking or c.masking)
     check_latents(config.latents, c.latent_shape, c.num_classes)
     dataset = LatentDataset(config.latents, c.latent_shape)
     model = MAR(c).to(device)
