@@ -41,7 +41,7 @@ def test_ray_starts_with_the_token_and_the_dashboard_on_localhost(name):
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_large_or_local_stays_here_and_nothing_that_runs(name):
     excluded = set(config_of(name)["rsync_exclude"])
-    assert {".git", ".venv", "/runs", "/data"} <= excluded
+    assert {".git", ".venv", "/runs", "/models", "/data"} <= excluded
     folders = {path.name for part in PARTS for path in (ROOT / part).rglob("*") if path.is_dir()}
     assert not excluded & folders
 

@@ -51,7 +51,7 @@ def read_state(path: Path) -> StateDict:
     are taken out of the names. Raises ValueError with the file's name when it cannot be read safely or is not a state dict.
     """
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path}")
+        raise ValueError(f"there is no checkpoint at {path} (`python jobs/fetch.py --list` has published ones)")
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     appearance = looks_like(path)
