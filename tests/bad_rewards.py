@@ -20,10 +20,6 @@ def explode(reward, means):
     raise RuntimeError("reward model exploded")
 
 
-def raises():
-    return Misbehaving(explode)
-
-
 def late():
     return Misbehaving(lambda reward, means: explode(reward, means) if reward.calls > 2 else means)
 

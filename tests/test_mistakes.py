@@ -33,7 +33,6 @@ def fail(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        ("raises", "RuntimeError: reward model exploded (rewards: plugin:bad_rewards:raises) (more in"),
         ("late", "stage rl failed: RuntimeError: reward model exploded (rewards: plugin:bad_rewards:late) (more in"),
         ("constructor", "reward-0 cannot start: RuntimeError: cannot load my model"),
     ],
