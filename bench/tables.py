@@ -74,12 +74,7 @@ def claims(runs: list[Summary]) -> str:
     """What the figures allow to be said, as a list."""
     found = [measured_in(run) for run in runs]
     said = [f"* {metric.title} of the student over the teacher's best: {ratio(found, metric)}." for metric in told_of_fd(found)]
-    for metric in (FD, ACCURACY, DIVERSITY):
-        ahead = all(better(one["student", ""].scores, one["teacher", ""].scores, metric) for one in found)
-        behind = all(better(one["teacher", ""].scores, one["student", ""].scores, metric) for one in found)
-        verdict = "better" if ahead else "worse" if behind else "neither better nor worse"
-        title = metric.title[0].upper() + metric.title[1:]
-        said.append(f"* {title} against the teacher's: {verdict}, by both judges and two standard errors.")
+    said += [f"* {metric.title[0].upper()}{metric.title[1:]} against the teacher's: {verdict(found, metric)}." for metric in (FD, ACCURACY, DIVERSITY)]
     times = median(one["student", ""].speed / one["teacher", ""].speed for one in found)
     reward = over(map(gain, runs), ".2f")
     said += [
@@ -88,6 +83,18 @@ def claims(runs: list[Summary]) -> str:
         f"* GSIM took {median(run[GSIM.seconds] for run in runs):.0f} s, RL {median(run[RL.seconds] for run in runs):.0f} s.",
     ]
     return "\n".join(said)
+
+
+def verdict(found: list[dict[tuple[str, str], Measured]], metric: Metric) -> str:
+    """Say which of the two is better in every run, where their errors are known."""
+    pairs = [(one["student", ""].scores, one["teacher", ""].scores) for one in found]
+    if any(error_of(metric.name) not in scores for pair in pairs for scores in pair):
+        return "no claim, since one set of its samples has no standard error"
+    if all(better(student, teacher, metric) for student, teacher in pairs):
+        return "better, by both judges and two standard errors"
+    if all(better(teacher, student, metric) for student, teacher in pairs):
+        return "worse, by both judges and two standard errors"
+    return "neither better nor worse by both judges and two standard errors"
 
 
 def told_of_fd(found: list[dict[tuple[str, str], Measured]]) -> list[Metric]:
