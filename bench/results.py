@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     runs = [records.measure(f"seed-{seed}", "gsim,rl", shared | {"seed": seed}) for seed in config.seeds]
     first, pictures = config.out / f"seed-{config.seeds[0]}", config.document.parent / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES if first.exists() else ():
+    for name in PICTURES if (first / "summary.json").exists() else ():
         shutil.copy(first / name, pictures / name)
     write(config.document, document(config, runs))
     before, rest = config.readme.read_text(encoding="utf-8").split(BEGIN)
