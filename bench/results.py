@@ -18,7 +18,7 @@ from records import Records, Summary, write
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 
-PICTURES = ("grid.png", "frontier.png", "loops.png", "losses.png", "rl.png", "looks.png")
+PICTURES = ("grid.png", "frontier.png", "loops.png")
 BEGIN, END = "<!-- results: written by `make results` -->\n", "<!-- end of results -->\n"
 
 
@@ -112,15 +112,7 @@ in the same run.
 
 ![FD and images/s against the number of loops](images/loops.png)
 
-## Curves of the first run
-
-![Losses of GSIM](images/losses.png)
-
-![Reward, held-out figures and flow of RL](images/rl.png)
-
-![What the guard saw](images/looks.png)
-
-What each setting does is in [ablations.md](ablations.md).
+Curves of a run, and what the guard saw on its way, are in its `report.html`. What each setting does is in [ablations.md](ablations.md).
 """
 
 

@@ -74,7 +74,8 @@ def claims(runs: list[Summary]) -> str:
     """What the figures allow to be said, as a list."""
     found = [measured_in(run) for run in runs]
     said = [f"* {metric.title} of the student over the teacher's best: {ratio(found, metric)}." for metric in told_of_fd(found)]
-    said += [f"* {metric.title[0].upper()}{metric.title[1:]} against the teacher's: {verdict(found, metric)}." for metric in (FD, ACCURACY, DIVERSITY)]
+    for metric in (FD, ACCURACY, DIVERSITY):
+        said.append(f"* {metric.title[0].upper()}{metric.title[1:]} against the teacher's: {verdict(found, metric)}.")
     times = median(one["student", ""].speed / one["teacher", ""].speed for one in found)
     reward = over(map(gain, runs), ".2f")
     said += [

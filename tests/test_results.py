@@ -71,7 +71,9 @@ def test_the_headline_shows_each_moment_by_both_judges():
     assert tables.loop_table([summary(5.0, 2.5)]).splitlines()[2].startswith("| 8 | 5.00 | 2.50 | 0.900 |")
 
 
-@pytest.mark.parametrize(("fd", "fd_b", "verdict"), [(5, 2.5, "better, by both"), (7, 3.5, "worse, by both"), (5, 2.9, "neither better nor worse")])
+@pytest.mark.parametrize(
+    ("fd", "fd_b", "verdict"), [(5, 2.5, "better, by both"), (7, 3.5, "worse, by both"), (5, 2.9, "neither better nor worse")]
+)
 def test_a_claim_takes_both_judges_and_two_errors(fd, fd_b, verdict):
     said = tables.claims([summary(float(fd), fd_b)])
     assert f"* FD against the teacher's: {verdict}" in said and "16 times the images/s" in said
