@@ -166,7 +166,7 @@ def test_distillation_refuses_bad_files(tmp_path):
 
 def test_distillation_refuses_bad_options(tmp_path):
     out = ("--out", tmp_path / "run")
-    assert "--preset 'mar-x' is unknown; choose one of tiny, mar-b" in refuse(DISTILL, "--preset", "mar-x")
+    assert "--preset 'mar-x' is unknown; choose one of tiny, tiny-paper, mar-b" in refuse(DISTILL, "--preset", "mar-x")
     assert "Unrecognized options: --learner.step, 3 (see" in refuse(DISTILL, "--learner.step", 3)
     assert "could not convert string to float: 'abc'" in refuse(DISTILL, "--gsim.w", "abc")
     missing = refuse(DISTILL, "--preset", "mar-b", *out)
