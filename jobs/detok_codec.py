@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marval_ray import cli
-from marval_ray.families.mar.autoencoder import codec_id, read_detok, save_detok
 from marval_ray.families.mar.detok import DeTokConfig
+from marval_ray.families.mar.detok_codec import read_detok, save_detok
 from marval_ray.families.mar.detok_statistics import KEY, read_statistics
+from marval_ray.families.mar.vae import codec_id
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from actors import errors, local_ray
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray.config import check_at_least
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.autoencoder import VAE, codec_id, load_vae
+from marval_ray.families.mar.autoencoder import load_vae
+from marval_ray.families.mar.vae import VAE, codec_id
 from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary

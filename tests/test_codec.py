@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.autoencoder import VAE, codec_id, load_vae
+from marval_ray.families.mar.autoencoder import load_vae
+from marval_ray.families.mar.vae import VAE, codec_id
 
 
 @pytest.fixture

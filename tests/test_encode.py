@@ -10,7 +10,8 @@ import pytest
 from commands import refuse, succeed
 
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.autoencoder import codec_id, load_vae
+from marval_ray.families.mar.autoencoder import load_vae
+from marval_ray.families.mar.vae import codec_id
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.latents import CLASSES, CODEC
 from marval_ray.files.storage import Storage

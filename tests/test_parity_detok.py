@@ -12,10 +12,12 @@ from reference import Recording, largest_gap, model_config_from_reference, read_
 
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.families.mar.autoencoder import DeTok, codec_id, load_vae, read_detok, save_detok
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.detok import DeTokConfig, DeTokNetwork
+from marval_ray.families.mar.detok_codec import DeTok, read_detok, save_detok
 from marval_ray.families.mar.detok_statistics import KEY, read_statistics
 from marval_ray.families.mar.model import MAR, patchify
+from marval_ray.families.mar.vae import codec_id
 from marval_ray.files.fit import load_strictly
 
 ATOL, ATOL_ROPE, ATOL_TRAIN, ATOL_GRADIENT = 1e-4, 1e-5, 1e-5, 1e-6

@@ -5,7 +5,8 @@ import torch
 from reference import Recording, kl_config_from_reference, largest_gap, read_recording
 from safetensors.torch import save_file
 
-from marval_ray.families.mar.autoencoder import KL16, VAE, load_vae
+from marval_ray.families.mar.autoencoder import KL16, load_vae
+from marval_ray.families.mar.vae import VAE
 
 ATOL = 1e-4
 

@@ -8,7 +8,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from test_weights import SMALL_KL, ldm_state, same
 
-from marval_ray.families.mar.autoencoder import TINY, WEIGHTS, KLConfig, load_vae
+from marval_ray.families.mar.autoencoder import TINY, KLConfig, load_vae
+from marval_ray.families.mar.vae import WEIGHTS
 
 OLD = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
 

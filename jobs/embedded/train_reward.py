@@ -24,8 +24,9 @@ from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.embedded.preference import Pairs, Pool, flipped, preference_loss
 from marval_ray.families.generation import student_generation
-from marval_ray.families.mar.autoencoder import VAE, load_vae
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.codec import KLCodec
+from marval_ray.families.mar.vae import VAE
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import crop_to, read_images, to_tensor
 from marval_ray.files.latents import LatentDataset

@@ -19,7 +19,7 @@ from marval_ray.files.atomic import atomic_path
 
 COLUMNS = ("mean", "std", "label")
 CODEC = b"marval_ray.codec"
-"""Key of the schema's metadata: `marval_ray.families.mar.autoencoder.codec_id` of the autoencoder whose latents these are."""
+"""Key of the schema's metadata: `marval_ray.families.mar.vae.codec_id` of the autoencoder whose latents these are."""
 CLASSES = b"marval_ray.classes"
 """Key of the schema's metadata: names of the classes as a JSON list, where the images had some."""
 

@@ -1,36 +1,26 @@
 """The frozen autoencoder between images and latents: diffusers' AutoencoderKL, for KL-16 and for the embedded one, or DeTok's.
 
 KL-16 is published in the format of latent diffusion (LDM, arXiv 2112.10752): the same layers under other names.
-
-Latents leave `encode` with about zero mean and unit variance per channel: the student reads n ~ N(0, I) as if it
-were x_t at t*, which holds only for normalised latents.
 """
 
-import hashlib
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
-from marval_ray.families.mar.detok import DeTokConfig, DeTokNetwork
-from marval_ray.files.atomic import write_json
-from marval_ray.files.fit import check_finite, check_fit, check_report, load_strictly, save_weights
+from marval_ray.families.mar.detok_codec import DETOK, load_detok
+from marval_ray.families.mar.vae import VAE, CodecSizes, weights_of
+from marval_ray.files.fit import check_finite, check_fit, check_report
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.files.text import read_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-WEIGHTS = "diffusion_pytorch_model"
-"""How diffusers names the files of weights in a folder."""
-DETOK = "DeTok"
-"""What the config of a folder calls its class."""
 KL16_SIZE = 256
 """Pixels that published KL-16 autoencoders were trained on; their files do not say."""
 TINY_SIZE = 32
@@ -45,55 +35,6 @@ TINY = {
     "norm_num_groups": 8,
     "sample_size": TINY_SIZE,
 }
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Posterior of the latents, already normalised."""
-
-    mean: Float[Tensor, "N C h w"]
-    std: Float[Tensor, "N C h w"]
-
-
-@dataclass(frozen=True)
-class CodecSizes:
-    """image_size: pixels a side that it was trained on, None where that is not known. stride: pixels a side of one latent."""
-
-    image_size: int | None
-    image_channels: Literal[1, 3]
-    stride: int
-    latent_channels: int
-
-
-class VAE(nn.Module, ABC):
-    """An autoencoder with the normalisation (latent - shift) * scale around it; always frozen and in eval mode."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, autoencoder: nn.Module, sizes: CodecSizes, shift: Float[Tensor, "1 _ 1 1"], scale: Float[Tensor, "1 _ 1 1"]):
-        super().__init__()
-        self.autoencoder, self.sizes = autoencoder.eval().requires_grad_(False), sizes
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-
-    @abstractmethod
-    def _posterior(self, images: Float[Tensor, "N c H W"]) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N C h w"]]:
-        """Return mean and standard deviation, not normalised."""
-
-    @abstractmethod
-    def _images(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
-        """Decode latents that are not normalised."""
-
-    @torch.no_grad()
-    def encode(self, images: Float[Tensor, "N c H W"]) -> Moments:
-        """Turn images in [-1, 1] into normalised posterior moments."""
-        mean, std = self._posterior(images)
-        return Moments((mean - self.shift) * self.scale, std * self.scale)
-
-    def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
-        """Turn normalised latents into images, about [-1, 1], not clamped; differentiable."""
-        return self._images(latents / self.scale + self.shift)
 
 
 class KLVAE(VAE):
@@ -113,41 +54,6 @@ class KLVAE(VAE):
 
     def _images(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
         return self.autoencoder.decode(latents).sample
-
-
-class DeTok(VAE):
-    """DeTok's tokenizer. mean, std: of its latents, by channel."""
-
-    autoencoder: DeTokNetwork
-
-    def __init__(self, network: DeTokNetwork, mean: Sequence[float], std: Sequence[float]):
-        c = network.config
-        sizes = CodecSizes(c.image_size, 3, c.patch_size, c.latent_channels)
-        shift, scale = torch.tensor(mean).reshape(1, -1, 1, 1), 1 / torch.tensor(std).reshape(1, -1, 1, 1)
-        super().__init__(network, sizes, shift, scale)
-
-    def _posterior(self, images: Float[Tensor, "N c H W"]) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N C h w"]]:
-        return self.autoencoder.posterior(images)
-
-    def _images(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
-        return self.autoencoder.images(latents)
-
-
-ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
-"""Tensors that make latents of images."""
-
-
-def codec_id(vae: VAE) -> str:
-    """Name the encoder and the normalisation by 16 hex digits, the same for the same tensors and for no others.
-
-    The decoder does not count: one fine-tuned on the same latents (`jobs/embedded/train_vae.py --decoder-of`) reads them as well.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        if name.startswith(ENCODING):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _normalisation(autoencoder: "AutoencoderKL") -> tuple[Tensor, Tensor]:
@@ -278,45 +184,16 @@ def _load_folder(folder: Path) -> VAE:
         raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its weights{_inside(folder)}")
     kind = read_json(path).get("_class_name", "AutoencoderKL")
     if kind == DETOK:
-        return _load_detok(folder)
+        return load_detok(folder)
     if kind != "AutoencoderKL":
         raise ValueError(f"{path} is the config of a {kind}, not of an AutoencoderKL or a {DETOK}")
     return KLVAE(_load_diffusers(folder))
 
 
-def save_detok(folder: Path, codec: DeTok) -> None:
-    """Write DeTok's tokenizer with its normalisation, as `load_vae` reads it."""
-    mean, std = (value.flatten().tolist() for value in (codec.shift, 1 / codec.scale))
-    sizes = asdict(codec.autoencoder.config)
-    write_json(folder / "config.json", {"_class_name": DETOK, "sizes": sizes, "latents_mean": mean, "latents_std": std})
-    save_weights(folder / f"{WEIGHTS}.safetensors", codec.autoencoder.state_dict(), torch.float32)
-
-
-def _load_detok(folder: Path) -> DeTok:
-    path = folder / "config.json"
-    content = read_json(path)
-    try:
-        network = DeTokNetwork(DeTokConfig(**content["sizes"]))
-        codec = DeTok(network, content["latents_mean"], content["latents_std"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a config of DeTok's tokenizer: {error!r}") from error
-    weights, _ = _weights_of(folder)
-    load_strictly(network, read_state(weights), weights)
-    return codec
-
-
-def read_detok(path: Path, config: DeTokConfig, mean: Sequence[float], std: Sequence[float]) -> DeTok:
-    """Read a published checkpoint of DeTok's tokenizer. Raises ValueError when it cannot be read safely or does not fit."""
-    network = DeTokNetwork(config)
-    state = {name: value for name, value in read_state(path).items() if name != "decoder.mask_token"}  # of its training alone
-    load_strictly(network, state, path)
-    return DeTok(network, mean, std)
-
-
 def _load_diffusers(folder: Path) -> "AutoencoderKL":
     """Read a folder by diffusers' own loader, which knows shards, variants and older names of layers."""
     path = folder / "config.json"
-    weights, variant = _weights_of(folder)
+    weights, variant = weights_of(folder)
     read_state(weights)  # tells better than diffusers what is wrong with a file
     try:
         autoencoder, report = autoencoder_class().from_pretrained(
@@ -333,13 +210,3 @@ def _load_diffusers(folder: Path) -> "AutoencoderKL":
 def _inside(folder: Path) -> str:
     """Return a hint for the folder of a whole pipeline."""
     return f"; {folder / 'vae'} has both" if (folder / "vae/config.json").exists() else ""
-
-
-def _weights_of(folder: Path) -> tuple[Path, str | None]:
-    """Find the file, or the index of the shards, and its variant such as fp16; safetensors before pickles."""
-    for suffix in ("safetensors", "safetensors.index.json", "bin"):
-        if (folder / f"{WEIGHTS}.{suffix}").exists():
-            return folder / f"{WEIGHTS}.{suffix}", None
-        for file in sorted(folder.glob(f"{WEIGHTS}.*.{suffix}")):
-            return file, file.name.removeprefix(f"{WEIGHTS}.").removesuffix(f".{suffix}")
-    raise ValueError(f"{folder / WEIGHTS}.safetensors is missing: the folder holds config.json but no weights")

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray.families.mar.autoencoder import VAE, codec_id, load_vae
+from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.model import unpatchify
+from marval_ray.families.mar.vae import VAE, codec_id
 from marval_ray.files.images import crop_to
 from marval_ray.types import Tokens
 
