@@ -51,7 +51,8 @@ ROWS = {
     ("student", ""): ("One step, after RL", "{loops} loops x 1 step"),
 }
 """What the headline shows, by model and moment: name and sampling."""
-SHORT = (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
+FDS = (FD.name, by_b(FD.name))
+SHORT = (*FDS, ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
 """Metrics of the README's table."""
 STEPS = SAMPLERS["tiny"].steps
 """Of the teacher."""
@@ -60,7 +61,7 @@ STEPS = SAMPLERS["tiny"].steps
 def headline(runs: list[Summary], metrics: Iterable[str] | None = None) -> str:
     """Each moment of both models by both judges, with speed; of several runs the mean, and the median speed."""
     found = [measured_in(run) for run in runs]
-    shown = [metric for metric in told(each for one in found for each in one.values()) if metrics is None or metric.name in metrics]
+    shown = [metric for metric in told_of_all(found) if metrics is None or metric.name in metrics]
     lines = []
     for key, (title, sampling) in ROWS.items():
         at = [one[key] for one in found]
@@ -73,7 +74,8 @@ def headline(runs: list[Summary], metrics: Iterable[str] | None = None) -> str:
 def claims(runs: list[Summary]) -> str:
     """What the figures allow to be said, as a list."""
     found = [measured_in(run) for run in runs]
-    said = [f"* {metric.title} of the student over the teacher's best: {ratio(found, metric)}." for metric in told_of_fd(found)]
+    distances = [metric for metric in told_of_all(found) if metric.name in FDS]
+    said = [f"* {metric.title} of the student over the teacher's best: {ratio(found, metric)}." for metric in distances]
     for metric in (FD, ACCURACY, DIVERSITY):
         said.append(f"* {metric.title[0].upper()}{metric.title[1:]} against the teacher's: {verdict(found, metric)}.")
     times = median(one["student", ""].speed / one["teacher", ""].speed for one in found)
@@ -98,8 +100,9 @@ def verdict(found: list[dict[tuple[str, str], Measured]], metric: Metric) -> str
     return "neither better nor worse by both judges and two standard errors"
 
 
-def told_of_fd(found: list[dict[tuple[str, str], Measured]]) -> list[Metric]:
-    return [metric for metric in told(each for one in found for each in one.values()) if metric.name in (FD.name, by_b(FD.name))]
+def told_of_all(found: list[dict[tuple[str, str], Measured]]) -> list[Metric]:
+    """What both judges measured of both models at each moment of all runs."""
+    return told(each for one in found for each in one.values())
 
 
 def ratio(found: list[dict[tuple[str, str], Measured]], metric: Metric) -> str:

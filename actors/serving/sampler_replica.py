@@ -1,7 +1,6 @@
 """The replica that draws: a Ray Serve deployment around the thread of actors/serving/sampler.py."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Preview, SamplerThread, Served, Ticket, canary, check_draws
 from marval_ray.device import own_device
 from marval_ray.families.base import FamilyConfig, Wish
+from marval_ray.files.checksums import sha256
 from marval_ray.files.images import encode_png
 from marval_ray.hub.layout import codec_beside, load_model, read_config
 from marval_ray.runs.students import newest_of, students
@@ -136,5 +136,4 @@ class Sampler:
 
 def version_of(checkpoint: Path) -> str:
     """Return the first 12 digits of the file's SHA-256."""
-    with checkpoint.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256(checkpoint)[:12]

@@ -9,7 +9,7 @@ PREFIX = "checksums-"
 
 def write_checksums(folder: Path, name: str) -> None:
     """Write the SHA-256 of every file in `folder` to `checksums-NAME.json` in it. name: of who wrote the files."""
-    sums = {str(path.relative_to(folder)): _sum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    sums = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / f"{PREFIX}{name}.json").write_text(json.dumps(sums, indent=2), encoding="utf-8")
 
 
@@ -27,11 +27,12 @@ def damage(folder: Path) -> str | None:
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
-            if _sum(file) != expected:
+            if sha256(file) != expected:
                 return f"{name} is damaged"
     return None
 
 
-def _sum(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,8 +42,13 @@ def crop_to(images: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, "N C h
 
 
 def encode_png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
+    return encode_image(pixels, "PNG", optimize=True)
+
+
+def encode_image(pixels: UInt8[np.ndarray, "H W C"], form: str, **options: Any) -> bytes:
+    """Return the pixels as a file of the format `form`; `options` are Pillow's."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, form, **options)
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from marval_ray.files.atomic import write_json
+from marval_ray.files.checksums import sha256
 from marval_ray.files.text import read_json
 from marval_ray.hub.published import File
 
@@ -48,12 +49,6 @@ def check_file(file: File, path: Path) -> None:
         raise ValueError(f"{path} is not the file of its source (git blob {git_blob(path)[:16]}...): remove it to fetch it again")
     if file.name not in sums:
         write_json(sums_path, sums | {file.name: found})
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def git_blob(path: Path) -> str:

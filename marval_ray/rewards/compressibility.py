@@ -1,15 +1,12 @@
 """A reward without a gradient, and an example of a plug-in: `plugin:marval_ray.rewards.compressibility:Compressibility`."""
 
-import io
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray.files.images import to_pixels
+from marval_ray.files.images import encode_image, to_pixels
 
 QUALITY = 95
 
@@ -20,7 +17,8 @@ class Compressibility:
     differentiable = False
 
     def __call__(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
-        return torch.tensor([-jpeg_bytes(pixels) / 1000 for pixels in to_pixels(images)], dtype=torch.float32)
+        sizes = [len(encode_image(pixels, "JPEG", quality=QUALITY)) for pixels in to_pixels(images)]
+        return torch.tensor(sizes, dtype=torch.float32) / -1000
 
 
 class Incompressibility(Compressibility):
@@ -28,10 +26,3 @@ class Incompressibility(Compressibility):
 
     def __call__(self, images: Float[Tensor, "B C H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         return -super().__call__(images, prompts)
-
-
-def jpeg_bytes(pixels: UInt8[np.ndarray, "H W C"]) -> int:
-    """Return the size of one image as a JPEG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(file, "JPEG", quality=QUALITY)
-    return file.getbuffer().nbytes
