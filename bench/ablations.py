@@ -54,6 +54,7 @@ RL: dict[str, Settings] = {
 }
 """Changes of the second stage, one at a time, at equal wall-clock. The slow ones need looks after fewer updates."""
 
+
 @dataclass(frozen=True)
 class Config:
     out: Path = Path("runs/ablations")

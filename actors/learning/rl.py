@@ -105,6 +105,8 @@ class RLLearner(Learner):
         metrics: dict[str, Tensor] = {}
         for _ in range(self.plan.rl.epochs):
             metrics |= self._update(step, share, bad)
+            if bad:
+                break
         self.count(step, bad)
         judged = self._look(step + 1)  # before publishing: it may go back to other weights
         if (step + 1) % self.plan.rl.publish_every == 0:

@@ -4,7 +4,7 @@ import io
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def read_statistics(path: Path, channels: int, key: str = KEY) -> tuple[list[flo
     """
     try:
         with path.open("rb") as file:
-            content = _unpickled(file)
+            content = _TensorsOnly(file).load()
         mean, std = content[key]["channel"]
     except FileNotFoundError as error:
         raise ValueError(f"there are no statistics at {path}") from error
@@ -52,7 +52,3 @@ def read_statistics(path: Path, channels: int, key: str = KEY) -> tuple[list[flo
         if not isinstance(value, Tensor) or value.numel() != 2 * channels or not value.isfinite().all():
             raise ValueError(f"{path}: statistics of {key} are not {2 * channels} finite numbers")
     return mean.flatten()[:channels].tolist(), std.flatten()[:channels].tolist()
-
-
-def _unpickled(file: BinaryIO) -> Any:
-    return _TensorsOnly(file).load()

@@ -38,8 +38,9 @@ class Randomness:
     @classmethod
     def of(cls, draws: Draws, tokens: int, channels: int, steps: int) -> "Randomness":
         """Draw for each image, on the CPU: its order, its initial noise and that of `steps` steps."""
-        orders, initial, _ = zip(*(_draw_image(generator, tokens, channels, 0) for generator in draws.starts.generators()))
-        *_, noise = zip(*(_draw_image(generator, tokens, channels, steps) for generator in draws.generators()))
+        orders, initial, noise = zip(*(_draw_image(generator, tokens, channels, steps) for generator in draws.generators()))
+        if draws.group > 1:
+            orders, initial, _ = zip(*(_draw_image(generator, tokens, channels, 0) for generator in draws.starts.generators()))
         return cls(torch.stack(orders), torch.stack(initial), torch.stack(noise, dim=1))
 
     def to(self, device: torch.device | str) -> "Randomness":
