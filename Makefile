@@ -3,6 +3,8 @@ export RAY_worker_niceness = 0
 export RAY_USAGE_STATS_ENABLED = 0
 installed := .venv/.installed
 python := .venv/bin/python
+# Two processes that take tests from each other.
+two = $(python) -m pytest -q -n 2 --dist worksteal
 
 # A network that nobody else uses, for those who may make one.
 own_network = $(if $(shell unshare --net true 2>/dev/null && echo yes),unshare --net env OWN_NETWORK=yes sh -c 'ip link set lo up && exec "$$@"' sh)
@@ -24,10 +26,10 @@ results: $(installed) ## measure docs/results.md and README anew, an hour; an in
 	$(python) bench/results.py
 
 test: $(installed) ## fast tests
-	$(python) -m pytest -q -m "not slow and not cluster and not chaos and not gpu"
+	OMP_NUM_THREADS=1 $(two) -m "not slow and not cluster and not chaos and not gpu"
 
 test-slow: $(installed) ## tests that take minutes
-	$(python) -m pytest -q -m slow
+	$(two) -m slow
 
 test-cluster: $(installed) ## three hosts as network namespaces: needs root, iproute2, openssh-server, rsync
 	$(python) -m pytest -q -rs -m cluster

@@ -64,11 +64,17 @@ def slow(rng: random.Random, role: str) -> str:
     return "slow the network"
 
 
+def alive(role: str) -> list[int]:
+    """Return the processes of the living actors of that class, in the Ray of this process: other tests may have theirs."""
+    here = ray.get_runtime_context().gcs_address
+    return [actor.pid for actor in list_actors(here, filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
+
+
 def send(rng: random.Random, role: str, what: signal.Signals) -> int:
     """Signal one living actor of that role, as soon as there is one; its pid."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        pids = [actor.pid for actor in list_actors(filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
+        pids = alive(role)
         with suppress(IndexError, ProcessLookupError):  # it is being replaced
             pid = rng.choice(pids)
             os.kill(pid, what)

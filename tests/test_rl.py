@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from chaos import disturb
-from ray.util.state import list_actors
+from chaos import alive, disturb
 from rich.console import Console
 from safetensors.torch import load_file
 from small import MODEL, largest_gap, write_random_latents, write_teacher
@@ -131,8 +130,7 @@ def test_a_process_that_hangs_and_killed_ones_change_nothing(plan, tmp_path):
         result = background.submit(trained, hanging, tmp_path / "harmed")
         for rows, victim in ((7, "RolloutWorker"), (12, "RewardWorker"), (17, "RayTrainWorker")):
             wait_for_rows(tmp_path / "harmed" / "metrics-rl.jsonl", rows)
-            actors = list_actors(filters=[("class_name", "=", victim), ("state", "=", "ALIVE")])
-            os.kill(actors[0].pid, signal.SIGKILL)
+            os.kill(alive(victim)[0], signal.SIGKILL)
         assert largest_gap(whole, result.result(timeout=240)) == 0
     rows = metrics(tmp_path / "harmed")
     assert [row["step"] for row in rows] == list(range(1, 31))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.util.state import list_actors
+from chaos import alive
 from safetensors.torch import load_file
 from small import MODEL, largest_gap, write_random_latents, write_teacher
 
@@ -58,8 +58,8 @@ def test_a_killed_worker_is_restarted_to_the_same_numbers(run, tmp_path):
     with ThreadPoolExecutor(1) as background:
         result = background.submit(trained, run, tmp_path / "killed")
         wait_for_step(tmp_path / "killed" / "metrics.jsonl", 15)
-        (worker,) = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-        os.kill(worker.pid, signal.SIGKILL)
+        (worker,) = alive("RayTrainWorker")
+        os.kill(worker, signal.SIGKILL)
         assert largest_gap(whole, result.result(timeout=200)) == 0
     assert [row["step"] for row in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 41))
 
