@@ -32,6 +32,8 @@ class GSIMConfig:
 
     w: float = 1.2
     """Guidance scale of the teacher's score."""
+    w_schedule: Literal["constant", "linear"] = "constant"
+    """"linear": from 1 where no token of a context is known to w where all are, as MAR samples."""
     k: float = 1.0
     """Coefficient of L2; with the squared distance k = 1 is SiD's alpha 0.5 and k = -0.4 its alpha 1.2."""
     distance: Literal["pseudo_huber", "squared"] = "pseudo_huber"

@@ -45,6 +45,11 @@ def guided(conditional: Float[Tensor, "N D"], unconditional: Float[Tensor, "N D"
     return unconditional + w * (conditional - unconditional)
 
 
+def guidance_scale(w: float, schedule: Schedule, revealed: float) -> float:
+    """Return the guidance scale where the share `revealed` of an image's tokens is known: `w`, or on the way from 1 to it."""
+    return 1 + (w - 1) * revealed if schedule == "linear" else w
+
+
 @dataclass(frozen=True)
 class OneStep:
     """The student: x_0 = (n - sigma_t* eps(n, t*, z)) / alpha_t*, one call of the head a token."""
@@ -132,7 +137,7 @@ class Ancestral:
         return self.steps
 
     def scale(self, revealed: float) -> float:
-        return 1 + (self.cfg - 1) * revealed if self.cfg_schedule == "linear" else self.cfg
+        return guidance_scale(self.cfg, self.cfg_schedule, revealed)
 
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import GSIMConfig
-from marval_ray.diffusion.samplers import guided
+from marval_ray.diffusion.samplers import guidance_scale, guided
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.gsim import GeneratorStep, gsim_generator
 from marval_ray.draws import rank_generator
@@ -90,6 +90,7 @@ class ScoreMatcher:
         config, teacher, psi = self.config, self.teacher, self.auxiliary.module.backbone
         t = torch.randint(config.t_min, config.t_max + 1, (len(x_0),), generator=generator).to(x_0.device)
         noise = self._noise(x_0.shape, generator)
+        w = guidance_scale(config.w, config.w_schedule, 1 - context.hidden.shape[1] / teacher.config.num_tokens)
         with torch.autocast(x_0.device.type, torch.bfloat16, enabled=x_0.device.type == "cuda"):
             with torch.no_grad():
                 z_teacher = teacher.conditions(context)
@@ -102,7 +103,7 @@ class ScoreMatcher:
                 if z_null is None:
                     return conditional.float()
                 unconditional, _ = teacher.head(x_t, t, z_null)
-                return guided(conditional.float(), unconditional.float(), config.w)
+                return guided(conditional.float(), unconditional.float(), w)
 
             def auxiliary_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 return psi.head(x_t, t, z_psi)[0].float()

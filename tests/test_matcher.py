@@ -1,0 +1,60 @@
+"""What GSIM's matcher asks of the teacher."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from small import MODEL
+from torch import Tensor
+
+from marval_ray.config import GSIMConfig
+from marval_ray.distil.matcher import ScoreMatcher
+from marval_ray.distil.student import Auxiliary, Student
+from marval_ray.families.mar.context import MARContext
+from marval_ray.families.mar.model import MAR
+
+
+@dataclass(frozen=True)
+class Same:
+    """The same context in every batch: `known` tokens of each image."""
+
+    known: int
+
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> MARContext:
+        places = torch.arange(MODEL.num_tokens).expand(size, -1)
+        tokens = torch.randn(size, MODEL.num_tokens, MODEL.token_channels, generator=generator)
+        return MARContext(tokens, torch.arange(size) % MODEL.num_classes, places[:, : self.known], places[:, self.known :])
+
+
+@dataclass(frozen=True)
+class Still:
+    """An auxiliary network that nobody trains."""
+
+    module: Auxiliary
+
+    def __call__(self, *arguments: object) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.module(*arguments)
+
+
+def random_model(seed: int) -> MAR:
+    torch.manual_seed(seed)
+    model = MAR(MODEL)
+    with torch.no_grad():
+        for value in model.parameters():
+            value += 0.1 * torch.randn_like(value)
+    return model
+
+
+def generator_loss(config: GSIMConfig, known: int) -> Tensor:
+    matcher = ScoreMatcher(
+        config=config, teacher=random_model(0), auxiliary=Still(Auxiliary(random_model(1))), update=lambda loss, step: loss,
+        contexts=Same(known), batch=4, seed=0, rank=0, all_finite=lambda *values: True,
+    )  # fmt: skip
+    return matcher.match(Student(random_model(2)), 0).metrics["generator/loss"]
+
+
+@pytest.mark.parametrize("known, w", [(0, 1.0), (4, 1.75), (8, 2.5)])
+def test_a_linear_schedule_guides_by_what_is_known(known, w):
+    linear = generator_loss(GSIMConfig(w=4.0, w_schedule="linear"), known)
+    torch.testing.assert_close(linear, generator_loss(GSIMConfig(w=w), known))
+    assert (linear - generator_loss(GSIMConfig(w=4.0), known)).abs() > 1e-3
