@@ -1,8 +1,8 @@
 """Train the embedded reward: a small CLIP on (image, prompt), then PickScore's preference loss on pairs of images.
 
-Good images of a pair are real ones of the prompt's class, or samples of the distilled student. Bad ones are spoiled
+Good images of a pair are real ones of the prompt's class, or samples of distilled students. Bad ones are spoiled
 images, latents with noise, images of another class, one-step samples of the undistilled teacher, and, against real
-ones, samples of the student. Held-out pairs (test images, other seeds) measure how well it ranks.
+ones, samples of the students, which come three times as often. Held-out pairs (test images, other seeds) measure how well it ranks.
 """
 
 import json
@@ -46,11 +46,12 @@ class Config:
     latents: Path = assets_index.LATENTS
     vae: Path = assets_index.VAE
     teacher: Path = assets_index.TEACHER
-    student: Path = assets_index.GSIM_STUDENT
+    students: tuple[Path, ...] = (assets_index.GSIM_STUDENT, assets_index.STUDENT)
+    loops: tuple[int, ...] = (8, 16)
+    """Each student draws with each of these N_AR."""
     out: Path = Path("runs/reward")
     samples: int = 2000
     """Generated images of each kind for training, and half as many for the held-out pairs."""
-    loops: int = 8
     contrastive_steps: int = 1500
     preference_steps: int = 700
     batch: int = 128
@@ -81,19 +82,22 @@ def main(config: Config) -> None:
 
 def make_pairs(config: Config, vae: VAE, images: Path, samples: int, seed: int) -> Pairs:
     pixels, targets = read_images(images)
-    asked = torch.arange(samples) % len(CLASS_NAMES)
-    prompts = Prompts.of_labels(asked)
-    student, teacher = load_model(config.student), load_model(config.teacher)
-    distilled = student_generation(student, KLCodec(vae, student.config), config.loops).images(prompts, seed, "student")
-    one_step = student_generation(teacher, KLCodec(vae, teacher.config), config.loops).images(prompts, seed, "one step of the teacher")
-    shape = student.config.latent_shape
-    latents, classes = LatentDataset(config.latents, shape).batch(seed, 0, samples)
+    latents, classes = LatentDataset(config.latents, load_model(config.teacher).config.latent_shape).batch(seed, 0, samples)
     return Pairs(
         Pool(to_tensor(pixels), torch.from_numpy(targets.copy())),
-        Pool(distilled, asked),
-        Pool(one_step, asked),
+        samples_of(config.students, config.loops, vae, samples, seed),
+        samples_of((config.teacher,), config.loops[:1], vae, samples, seed),
         Pool(decode(vae, spoiled(latents, seed)), classes),
     )
+
+
+def samples_of(models: tuple[Path, ...], loops: tuple[int, ...], vae: VAE, samples: int, seed: int) -> Pool:
+    """Draw about `samples` images in one step a token, as many by each model with each N_AR."""
+    painters = [student_generation(model, KLCodec(vae, model.config), n) for model in map(load_model, models) for n in loops]
+    asked = torch.arange(samples // len(painters)) % len(CLASS_NAMES)
+    prompts = Prompts.of_labels(asked)
+    drawn = [painter.images(prompts, seed + 100 * number, f"model {number}") for number, painter in enumerate(painters)]
+    return Pool(torch.cat(drawn), asked.repeat(len(painters)))
 
 
 def spoiled(latents: Float[Tensor, "B C h w"], seed: int) -> Float[Tensor, "B C h w"]:

@@ -47,7 +47,8 @@ class Pairs:
     one_step: Pool
     noisy_latents: Pool
 
-    KINDS = (*DEGRADATIONS, "noisy latents", "other class", "one step", "student")
+    KINDS = (*DEGRADATIONS, "noisy latents", "other class", "one step", "student", "student", "student")
+    """In turn; the hardest comes three times."""
 
     def draw(
         self, kind: str, labels: Int64[Tensor, " B"], generator: torch.Generator

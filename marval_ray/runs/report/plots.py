@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from marval_ray.evaluation.metrics import BY_JUDGE, FD, SPEED, by_b
 from marval_ray.files.atomic import atomic_path
@@ -112,7 +113,7 @@ def plot_frontier(path: Path, rows: list[dict[str, Any]], unit: float = 1.0) -> 
         axis.set_title(f"{BY_JUDGE[name].title} ({FD.better} is better)", fontsize=10, loc="left")
         axis.set_xlabel("speed, teacher's best setting = 1" if unit != 1 else SPEED.title, fontsize=9)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        _plain_ticks(axis.xaxis)
         _scale(axis, [row[name] for row in rows if name in row])
         _tidy(axis)
     figure.axes[0].legend(frameon=False, fontsize=9)
@@ -134,7 +135,14 @@ def _scale(axis: Axes, values: list[float]) -> None:
         axis.set_ylim(0, 1.08 * max(values))
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    _plain_ticks(axis.yaxis)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of each decade, as people write numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _tidy(axis: Axes) -> None:
