@@ -20,7 +20,8 @@ _TINY = ModelConfig(
     head_width=192, head_depth=3, masking="cosine", image_size=28,
 )  # fmt: skip
 MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": _TINY, **mar.MODELS}
-SAMPLERS: dict[str, Ancestral] = dict.fromkeys(("tiny", "tiny-paper"), assets_index.teacher_sampler()) | mar.SAMPLERS
+_TINY_SAMPLER = assets_index.teacher_sampler()
+SAMPLERS: dict[str, Ancestral] = dict.fromkeys(("tiny", "tiny-paper"), _TINY_SAMPLER) | mar.SAMPLERS
 """How each teacher draws best."""
 
 
@@ -43,13 +44,13 @@ _PAPER_ROLES = RLConfig(
     chunk=2,
 )  # fmt: skip
 
-# lambda(t) and the learning rates won trials of this length; without guidance (w = 1) samples keep the diversity that
-# RL turns into accuracy; the rest stays by an ablation of short runs (LOG.md).
+# Guidance is the one with which the teacher samples best; it, lambda(t) and the learning rates won trials of this length, the rest
+# stays by an ablation of short runs (LOG.md).
 _TINY_PRESET = Preset(
     model=_TINY,
-    gsim=GSIMConfig(w=1.0, k=-0.4, weighting="sigma2"),
+    gsim=GSIMConfig(w=_TINY_SAMPLER.cfg, w_schedule=_TINY_SAMPLER.cfg_schedule, k=-0.4, weighting="sigma2"),
     learner=LearnerConfig(
-        steps=250, batch=64, lr=4e-4, auxiliary_lr=8e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
+        steps=230, batch=64, lr=2.5e-4, auxiliary_lr=5e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
         cpus_per_worker=2, checkpoint_every=50,
     ),
     rl=RLConfig(
