@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from unittest.mock import patch
 
 import numpy as np
 import ray
@@ -67,7 +68,8 @@ def slow(rng: random.Random, role: str) -> str:
 def alive(role: str) -> list[int]:
     """Return the processes of the living actors of that class, in the Ray of this process: other tests may have theirs."""
     here = ray.get_runtime_context().gcs_address
-    return [actor.pid for actor in list_actors(here, filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
+    with patch.dict(os.environ, RAY_API_SERVER_ADDRESS=here):  # it is looked at before RAY_ADDRESS, and that before arguments
+        return [actor.pid for actor in list_actors(filters=[("class_name", "=", role), ("state", "=", "ALIVE")])]
 
 
 def send(rng: random.Random, role: str, what: signal.Signals) -> int:
