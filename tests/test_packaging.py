@@ -20,7 +20,9 @@ HOMES = {
     "PIL": "pillow", "grpc": "grpcio", "open_clip": "open-clip-torch", "yaml": "pyyaml", "torch.utils.tensorboard": "tensorboard",
 }  # fmt: skip
 """Where modules come from that are not named as their distribution."""
-NOT_IMPORTED = {"beartype": '"beartype.beartype"', "moto": '"moto_server"', "schemathesis": '"schemathesis"'}
+NOT_IMPORTED = {
+    "beartype": '"beartype.beartype"', "moto": '"moto_server"', "schemathesis": '"schemathesis"', "pytest-xdist": "--dist worksteal",
+}  # fmt: skip
 """What tests hook in or run as a command, and the words that show it."""
 
 
@@ -34,7 +36,8 @@ def used(*folders: str) -> set[str]:
     """The distributions that the files of `folders` need."""
     texts = sources(*folders)
     imported = {name for text in texts for name in modules(text) if name.split(".")[0] not in OWN | sys.stdlib_module_names}
-    return {home(name) for name in imported} | {name for name, words in NOT_IMPORTED.items() if any(words in text for text in texts)}
+    commands = [*texts, (ROOT / "Makefile").read_text(encoding="utf-8")] if "tests" in folders else texts
+    return {home(name) for name in imported} | {name for name, words in NOT_IMPORTED.items() if any(words in text for text in commands)}
 
 
 def home(module: str) -> str:
