@@ -94,11 +94,16 @@ def followed(out: Path, options: Settings, config: Config) -> dict[int, StateDic
     process = subprocess.Popen([sys.executable, JOB, "--out", out, "--stages", RL.name, "--overwrite", *flags])
     while process.poll() is None:
         time.sleep(2)
-        collect(sorted((out / RL.checkpoints).glob("checkpoint_*"))[:-1], students)  # the last one may not be whole yet
+        collect(checkpoints(out)[:-1], students)  # the last one may not be whole yet
     if process.returncode:
         raise ValueError(f"the run in {out} ended with code {process.returncode}")
-    collect(sorted((out / RL.checkpoints).glob("checkpoint_*")), students)
+    collect(checkpoints(out), students)
     return students
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Return the folders of those of a run's checkpoints that are there, in their order."""
+    return sorted(progress.parent for progress in (out / RL.checkpoints).glob("checkpoint_*/progress.json"))
 
 
 def collect(folders: list[Path], students: dict[int, StateDict]) -> None:
