@@ -11,19 +11,21 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
-from records import DEFAULT, JOB, Settings, slug, words, write
+from records import DEFAULT, JOB, Settings, flags_of, slug, write
 from safetensors.torch import load_file
 from tables import table
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.judges import Figures, Judges
-from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, by_b, error_of, with_error
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, error_of
 from marval_ray.evaluation.scores import Scores
 from marval_ray.families.generation import student_generation
 from marval_ray.files.tensors import StateDict
 from marval_ray.reinforce.guard import Guard
+from marval_ray.runs.report.plots import running_mean
 from marval_ray.runs.stage import RL, read_metrics
 from marval_ray.types import Prompts
 
@@ -55,7 +57,7 @@ class Course:
 
     title: str
     figures: dict[int, Figures]
-    rewards: list[float]
+    rewards: np.ndarray
     kept: int
 
 
@@ -68,7 +70,7 @@ def main(config: Config) -> None:
     plot(picture, courses)
     write(config.document, TEXT.format(
         updates=config.updates, samples=config.samples, sets=config.sets, table=table(
-            ["", "updates", "reward, SD", "FD", "FD (B)", "accuracy", "accuracy (B)", "diversity"],
+            ["", "updates", "reward, SD", *(BY_JUDGE[name].title for name in COLUMNS)],
             [line for one in courses for line in lines(one, config.every)],
         ),
     ))  # fmt: skip
@@ -79,7 +81,7 @@ def course(title: str, options: Settings, judges: Judges, config: Config) -> Cou
     students = followed(out, options, config)
     figures = {step: scored(student, judges, config) for step, student in sorted(students.items())}
     rows = read_metrics(out / RL.metrics)
-    rewards = [(row["reward"] - rows[0]["reward"]) / rows[0]["reward_std"] for row in rows]
+    rewards = np.array([row["reward"] - rows[0]["reward"] for row in rows]) / rows[0]["reward_std"]
     return Course(title, figures, rewards, kept_by_guard(figures))
 
 
@@ -89,9 +91,8 @@ def followed(out: Path, options: Settings, config: Config) -> dict[int, StateDic
         "student": config.student, "rl_learner.steps": config.updates, "rl_learner.checkpoint_every": config.every,
         "guard.every": config.updates, "figures.teacher": None, "figures.loops": DEFAULT.rl.loops, "figures.sets": 1,
     }  # fmt: skip
-    flags = [text for name, value in settings.items() for text in (f"--{name}", *words(value))]
     students = {0: load_file(config.student)}
-    process = subprocess.Popen([sys.executable, JOB, "--out", out, "--stages", RL.name, "--overwrite", *flags])
+    process = subprocess.Popen([sys.executable, JOB, "--out", out, "--stages", RL.name, "--overwrite", *flags_of(settings)])
     while process.poll() is None:
         time.sleep(2)
         collect(checkpoints(out)[:-1], students)  # the last one may not be whole yet
@@ -137,18 +138,14 @@ def scores_of(row: Figures) -> Scores:
 
 def lines(one: Course, every: int) -> list[list[str]]:
     """Return the rows of a course in the table; the guard's choice has a star."""
+    rewards = running_mean(one.rewards, every)
     return [
         [
-            one.title + (" *" if step == one.kept else ""), str(step), f"{smooth(one.rewards, every)[step - 1]:+.2f}" if step else "0",
-            *(with_error(row[name], row.get(error_of(name)), ".3f" if "fd" not in name else ".2f") for name in COLUMNS),
+            one.title + (" *" if step == one.kept else ""), str(step), f"{rewards[step - 1]:+.2f}" if step else "0",
+            *(BY_JUDGE[name].text(row[name], row[error_of(name)]) for name in COLUMNS),
         ]
         for step, row in one.figures.items()
     ]  # fmt: skip
-
-
-def smooth(values: list[float], window: int) -> list[float]:
-    """Return the mean of each value and up to `window` - 1 before it."""
-    return [sum(values[max(0, end - window) : end]) / min(window, end) for end in range(1, len(values) + 1)]
 
 
 def plot(path: Path, courses: list[Course]) -> None:
@@ -161,7 +158,7 @@ def plot(path: Path, courses: list[Course]) -> None:
         for number, one in enumerate(courses):
             colour = f"C{number}"
             if not name:
-                axis.plot(range(1, len(one.rewards) + 1), smooth(one.rewards, 6), color=colour, label=one.title)
+                axis.plot(range(1, len(one.rewards) + 1), running_mean(one.rewards, 6), color=colour, label=one.title)
                 continue
             points = {step: row[name] for step, row in one.figures.items()}
             errors = [row[error_of(name)] for row in one.figures.values()]

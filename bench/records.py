@@ -80,7 +80,7 @@ def write(path: Path, text: str) -> None:
 
 def distil(out: Path, stage: str, options: Settings) -> Summary:
     """The summary of a run in `out`; an interrupted one goes on."""
-    flags = [text for name, value in options.items() for text in (f"--{name}", *words(value))]
+    flags = flags_of(options)
     print(out, *flags, flush=True)
     began = time.monotonic()
     if (out / "config.json").exists() and not (out / "summary.json").exists():
@@ -90,6 +90,11 @@ def distil(out: Path, stage: str, options: Settings) -> Summary:
     subprocess.run([sys.executable, JOB, "--out", out, "--stages", stage, *flags], check=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def flags_of(options: Settings) -> list[str]:
+    """The words of a command line that set `options`."""
+    return [text for name, value in options.items() for text in (f"--{name}", *words(value))]
 
 
 def words(value: Any) -> list[str]:

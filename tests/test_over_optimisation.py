@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import torch
 from commands import ROOT
 from safetensors.torch import save_file
@@ -33,5 +34,10 @@ def test_each_checkpoint_is_collected_once(tmp_path):
     assert {step: state["w"].item() for step, state in students.items()} == {13: 13.0, 26: 26.0}
 
 
-def test_rewards_are_averaged_over_the_updates_before():
-    assert over_optimisation.smooth([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
+def test_the_table_has_mean_rewards_and_a_star_for_what_the_guard_keeps(tmp_path):
+    row = {name: 1.0 for column in over_optimisation.COLUMNS for name in (column, f"{column}_se")}
+    course = over_optimisation.Course("default", {0: row, 3: row}, np.array([1.0, 3.0, 5.0]), kept=3)
+    before, after = over_optimisation.lines(course, every=2)
+    assert before[:3] == ["default", "0", "0"] and after[:4] == ["default *", "3", "+4.00", "1.00 ± 1.00"]
+    over_optimisation.plot(tmp_path / "images/courses.png", [course])
+    assert (tmp_path / "images/courses.png").stat().st_size > 10_000
