@@ -173,6 +173,18 @@ def distance(a: dict, b: dict) -> float:
     return sum((a[name] - b[name]).square().sum() for name in a).sqrt().item()
 
 
+@pytest.mark.parametrize("end", [{"steps": 3}, {"steps": 1_000, "seconds": 0.01}], ids=["steps", "seconds"])
+def test_the_guard_looks_at_the_last_student_too(tmp_path, end):
+    """Else a run that ends between two looks would give back an older student than it has."""
+    plan = embedded(LearnerConfig(batch=4, lr=1e-9, ema=0.5, log_every=1, **end), GuardConfig(every=2, samples=20, loops=(2,), max_fd=2))
+    with hired(plan) as crew:
+        trained(plan, tmp_path / "run", crew)
+    looks = [row["step"] for row in metrics(tmp_path / "run") if "held_out/fd" in row]
+    assert looks == ([2, 3] if "seconds" not in end else [1])
+    (state,) = (tmp_path / "run").rglob("guard.json")
+    assert json.loads(state.read_text())["best_step"] == looks[-1]
+
+
 @pytest.mark.slow
 def test_a_reward_for_brightness_alone_is_caught_by_the_guard(tmp_path):
     steps = 14

@@ -65,6 +65,10 @@ class Learner(ABC):
     def step(self, step: int) -> dict[str, Tensor]:
         """Run update number `step`; return metrics as scalars. Raises CalledOff, with nothing changed, when it gave up waiting."""
 
+    def end(self, step: int) -> dict[str, Tensor]:
+        """Do what is due after the last update, of `step` in all; return metrics."""
+        return {}
+
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:
         """Everything that a checkpoint holds besides the average, by name."""

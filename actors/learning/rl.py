@@ -108,11 +108,15 @@ class RLLearner(Learner):
             if bad:
                 break
         self.count(step, bad)
-        judged = self._look(step + 1)  # before publishing: it may go back to other weights
+        # Before publishing: it may go back to other weights.
+        judged = {} if (step + 1) % self.plan.guard.every else self._look(step + 1)
         if (step + 1) % self.plan.rl.publish_every == 0:
             self._publish(step + 1)
-        figures = share.flow | judged | {"dropped": float((~good).sum())}
-        return metrics | {name: torch.tensor(value) for name, value in figures.items()}
+        return metrics | as_metrics(share.flow | judged | {"dropped": float((~good).sum())})
+
+    def end(self, step: int) -> dict[str, Tensor]:
+        """Ask the judge about the last student too, or what was learnt since the last look would be lost."""
+        return as_metrics(self._look(step) if step % self.plan.guard.every else {})
 
     def _update(self, step: int, share: Share, bad: list[str]) -> dict[str, Tensor]:
         """Learn once from a batch unless something is not finite, which `bad` then says."""
@@ -147,9 +151,9 @@ class RLLearner(Learner):
         return {name: value.clone() for name, value in self.ema.shadow.items()}
 
     def _look(self, step: int) -> dict[str, float]:
-        """Ask the judge every `guard.every` updates, then stop or go back if it must be. The same on all ranks."""
+        """Ask the judge, if there is one, then stop or go back if it must be. The same on all ranks."""
         guard = self.plan.guard
-        if self.crew.judge is None or step % guard.every:
+        if self.crew.judge is None:
             return {}
         try:
             look, exhausted = from_chief(lambda: self.watch and self.watch.ask(step, self._average()))
@@ -195,6 +199,10 @@ class RLLearner(Learner):
     def load_extra_state(self, progress: dict[str, Any]) -> None:
         self.lr_scale, self.done = progress["lr_scale"], progress["done"]
         self.objective.load_state(progress)
+
+
+def as_metrics(figures: dict[str, float]) -> dict[str, Tensor]:
+    return {name: torch.tensor(value) for name, value in figures.items()}
 
 
 def figures_of(scores: tuple[Scores, ...], loops: tuple[int, ...]) -> dict[str, float]:

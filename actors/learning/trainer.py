@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,6 +156,14 @@ def train_loop(config: dict) -> None:
             raise
 
 
+@dataclass(frozen=True)
+class Leave:
+    """Why to end before the last update: `config.seconds` are over, or somebody asked to stop. The same on all ranks."""
+
+    over: bool
+    asked: bool
+
+
 def learn(run: Run, recorder: Any) -> None:
     """Do one rank's part, from the last checkpoint on."""
     if not torch.cuda.is_available():
@@ -170,13 +179,13 @@ def learn(run: Run, recorder: Any) -> None:
 
     seconds, began = run.learner.seconds, time.monotonic()
 
-    def stopping() -> bool:
+    def leave() -> Leave:
         over = seconds is not None and time.monotonic() - began > seconds
-        asked = torch.tensor(float(chief and (over or bool(learner.stopping()))), device=learner.device)
-        dist.all_reduce(asked)
-        return bool(asked)
+        said = torch.tensor([float(chief and over), float(chief and bool(learner.stopping()))], device=learner.device)
+        dist.all_reduce(said)
+        return Leave(*(bool(value) for value in said))
 
-    for log in updates(learner, step, run.learner, stopping):
+    for log in updates(learner, step, run.learner, leave):
         if chief:
             show(learner, recorder)
             recorder.log.remote(*log)
@@ -189,11 +198,11 @@ def show(learner: Learner, recorder: Any) -> None:
 
 
 def updates(
-    learner: Learner, start: int, config: LearnerConfig, stopping: Callable[[], bool]
+    learner: Learner, start: int, config: LearnerConfig, leave: Callable[[], Leave]
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Run the updates `start`..; yield (finished updates, metrics) every `log_every`, and checkpoint on the way.
 
-    Ends with a checkpoint after the last update, and earlier when the learner is done or `stopping` says so.
+    Ends with a checkpoint after the last update, and earlier when the learner is done or `leave` says so.
     """
     if learner.done or start >= config.steps:
         checkpoint(learner, start)  # Ray Train's result holds what this run reports
@@ -207,7 +216,10 @@ def updates(
             checkpoint(learner, step)
             return
         done = step + 1
-        last = done == config.steps or learner.done or stopping()
+        left = leave()
+        if (done == config.steps or left.over) and not learner.done:
+            window[-1] |= learner.end(done)
+        last = done == config.steps or learner.done or left.over or left.asked
         if done % config.log_every == 0 or last:
             rate = len(window) * config.batch * config.workers / (time.perf_counter() - began)
             yield done, averages(window, learner.device) | {"images_per_second": rate, "skipped": float(learner.skipped)}
