@@ -1,11 +1,13 @@
 """A model of a few thousand weights and random latents, for tests of everything around the model."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from marval_ray.embedded import assets_index
 from marval_ray.families.base import Wish
@@ -41,6 +43,19 @@ def write_random_latents(path: Path, config: ModelConfig = MODEL, images: int = 
     write_latents(
         path, random.standard_normal(shape), np.full(shape, 0.1), random.integers(0, config.num_classes, images), group=10
     )
+    return path
+
+
+def write_inception(path: Path) -> Path:
+    """Inception in torch-fidelity's names, with random weights that neither vanish nor grow from layer to layer."""
+    torch.manual_seed(0)
+    with patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
+        torch.save({}, path)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], str(path))
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    torch.save(network.state_dict(), path)
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.kernel import kernel_distance
-from marval_ray.evaluation.recall import recall
+from marval_ray.evaluation.precision_recall import recall
 from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.statistics import Statistics, within_class_distance
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from marval_ray.evaluation.statistics import Statistics
+from marval_ray.evaluation.moments import Gaussian
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al., arXiv 1706.08500).
 
     The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are those of the symmetric

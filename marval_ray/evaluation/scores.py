@@ -11,7 +11,7 @@ from marval_ray.evaluation.features import load_features
 from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.network import FeatureNetwork
-from marval_ray.evaluation.recall import recall
+from marval_ray.evaluation.precision_recall import recall
 from marval_ray.evaluation.statistics import Statistics
 
 BATCH = 500
