@@ -1,5 +1,7 @@
 """What actors ask of the cluster, and whether it has it."""
 
+from typing import Any
+
 import ray
 
 SHARE = 0.001
@@ -9,6 +11,11 @@ SHARE = 0.001
 def resources(cpus: float, gpus: float, node: str | None = None) -> dict[str, float]:
     """State resources in Ray's terms. node: a custom resource of the nodes that will do."""
     return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {}) | ({node: SHARE} if node else {})
+
+
+def visible(gpus: float) -> dict[str, Any]:
+    """Return the options of an actor that asks for so many GPUs: Ray leaves all of them visible to one that asked for none."""
+    return {} if gpus else {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
 
 
 def check_resources(demands: dict[str, list[dict[str, float]]], nodes: list[dict[str, float]]) -> None:

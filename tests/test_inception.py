@@ -98,7 +98,7 @@ def test_too_few_images_for_subsets():
 
 def test_the_network_gives_what_torch_fidelity_and_adm_look_at(tmp_path):
     weights = write_inception(tmp_path / "inception.pth")
-    inception = Inception(weights, torch.device("cpu"))
+    inception = Inception.load(weights)
     pixels = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = inception(pixels)
     pooled, logits = inception.network(pixels)
@@ -114,7 +114,7 @@ def test_the_network_gives_what_torch_fidelity_and_adm_look_at(tmp_path):
 def test_wrong_files_are_refused_by_name(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other.pth does not hold the weights of torch-fidelity's Inception"):
-        Inception(tmp_path / "other.pth", torch.device("cpu"))
+        Inception.load(tmp_path / "other.pth")
     small = {"mu": np.zeros(64), "sigma": np.eye(64)}
     np.savez(tmp_path / "small.npz", **small)
     np.savez(tmp_path / "pictures.npz", np.zeros((2, 8, 8, 3), np.uint8))

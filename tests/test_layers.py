@@ -22,7 +22,7 @@ ROOMS = {
         "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
         "embedded": {"diffusion", "files"},
     },
-    "actors": {"crew": {"errors", "patience"}, "serving": {"prometheus", "resources"}},
+    "actors": {"crew": {"errors", "patience", "resources"}, "serving": {"prometheus", "resources"}},
 }
 """What the files of a room may import of its package, besides their own room."""
 SEAM = "marval_ray.families.base."

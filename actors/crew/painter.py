@@ -1,9 +1,8 @@
 """Drawing where the GPUs are: the head of a cluster, where a job's driver runs, has none."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
-import torch
 from torch import Tensor
 
 from marval_ray.device import worker_device
@@ -38,7 +37,4 @@ class RemotePainter:
 @ray.remote
 def draw(generation: Generation, prompts: Prompts, seed: int, progress: str | None) -> Tensor:
     """Draw on the GPU that Ray gave this task, in bfloat16, or on its CPU."""
-    device = worker_device(1)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    moved = replace(generation, model=generation.model.to(device, dtype), codec=generation.codec.to(device))
-    return moved.images(prompts, seed, progress)
+    return generation.on(worker_device(1)).images(prompts, seed, progress)

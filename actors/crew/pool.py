@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.crew.broadcast import TRANSPORTS
 from actors.errors import WorkerError
 from actors.patience import Patience
+from actors.resources import visible
 from marval_ray.config import RLConfig, RoleConfig
 from marval_ray.reinforce.requests import requests
 from marval_ray.types import Delivery, Prompts, Weights
@@ -42,13 +43,11 @@ class Crew:
 def hire(cls: type, role: RoleConfig, name: str, group: PlacementGroup, bundles: Sequence[int], *args: Any) -> list[Any]:
     """Start `role.count` named actors of the plain class `cls`, one in each bundle of `group`; Ray restarts them for ever."""
     remote: Any = ray.remote(cls)
-    # Ray leaves all GPUs visible to an actor that asked for none.
-    hidden = {} if role.gpus else {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
     return [
         remote.options(
             num_cpus=role.cpus, num_gpus=role.gpus, max_restarts=-1, max_task_retries=-1, name=f"{name}-{index}",
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
-            **hidden,
+            **visible(role.gpus),
         ).remote(*args, role.threads)
         for index, bundle in enumerate(bundles)
     ]  # fmt: skip

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from torch import Tensor
+
+from marval_ray.files.stored_images import ArrayImages, StoredImages
 
 POOLED, SPATIAL = 2048, 2023
 
@@ -24,12 +26,12 @@ class KnownGaussian:
 class Reference:
     """Moments of a whole data set, and some of its images where the file has them.
 
-    pooled: for FID. spatial: for sFID. images: for precision, recall and KID; (N, H, W, C).
+    pooled: for FID. spatial: for sFID. images: for precision, recall and KID.
     """
 
     pooled: KnownGaussian
     spatial: KnownGaussian | None
-    images: UInt8[np.ndarray, "N H W C"] | None
+    images: StoredImages | None
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
@@ -47,7 +49,7 @@ class Reference:
         images = arrays.get("arr_0")
         if images is not None and (images.ndim != 4 or images.dtype != np.uint8):
             raise ValueError(f"{path}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, C) fits")
-        return cls(_gaussian(path, arrays, "", POOLED), spatial, images)
+        return cls(_gaussian(path, arrays, "", POOLED), spatial, None if images is None else ArrayImages(images))
 
 
 def _gaussian(path: Path, arrays: dict[str, np.ndarray], suffix: str, size: int) -> KnownGaussian:

@@ -1,6 +1,7 @@
 """Inception of 2015, in whose features papers compare images: torch-fidelity's copy of the network, with TensorFlow's resizing."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class InceptionFeatures:
     def __len__(self) -> int:
         return len(self.pooled)
 
+    @classmethod
+    def cat(cls, parts: Sequence["InceptionFeatures"]) -> "InceptionFeatures":
+        """Put those of several batches together, in their order."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
     def save(self, path: Path) -> None:
         with atomic_path(path) as temporary:
             save_file({field.name: getattr(self, field.name) for field in fields(self)}, temporary)
@@ -40,21 +46,28 @@ class InceptionFeatures:
         return cls(**load_file(path))
 
 
+@dataclass(frozen=True)
 class Inception:
-    """The frozen network on one device. Raises ValueError when the file at `weights` is not torch-fidelity's."""
+    """The frozen network."""
 
-    def __init__(self, weights: Path, device: torch.device):
-        state = read_state(weights)
+    network: FeatureExtractorInceptionV3
+
+    @classmethod
+    def load(cls, path: Path) -> "Inception":
+        """Read it, onto the CPU. Raises ValueError when the file at `path` is not torch-fidelity's."""
+        state = read_state(path)
         # torch-fidelity unpickles whatever its file holds, so it gets one with nothing but the tensors that were read safely.
         with tempfile.NamedTemporaryFile(suffix=".pth") as file:
             torch.save(state, file.name)
             try:
-                network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], file.name)
+                return cls(FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], file.name))
             except RuntimeError as error:
                 raise ValueError(
-                    f"{weights} does not hold the weights of torch-fidelity's Inception (`python jobs/fetch.py inception`)"
+                    f"{path} does not hold the weights of torch-fidelity's Inception (`python jobs/fetch.py inception`)"
                 ) from error
-        self.network, self.device = network.to(device), device
+
+    def to(self, device: torch.device) -> "Inception":
+        return Inception(self.network.to(device))
 
     @torch.no_grad()
     def __call__(self, pixels: UInt8[Tensor, "N C H W"]) -> InceptionFeatures:
@@ -63,7 +76,7 @@ class Inception:
         hook = self.network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                pooled, logits = self.network(pixels.expand(-1, 3, -1, -1).to(self.device))
+                pooled, logits = self.network(pixels.expand(-1, 3, -1, -1).to(self.network.fc.weight.device))
         finally:
             hook.remove()
         spatial = seen[0][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import reduce
 from math import isnan
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,10 +14,29 @@ from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.inception import InceptionFeatures
 from marval_ray.evaluation.inception_score import ScoreSums, chunks_of
 from marval_ray.evaluation.kernel import kernel_distance_of_subsets
+from marval_ray.evaluation.metrics import Metric
 from marval_ray.evaluation.moments import Moments
 from marval_ray.evaluation.precision_recall import precision, recall
 
 Figures = dict[str, float | None]
+
+FIGURES = (
+    Metric("fid", "FID", ".2f", "lower"),
+    Metric("sfid", "sFID", ".2f", "lower"),
+    Metric("inception_score", "IS", ".1f", "higher"),
+    Metric("precision", "precision", ".3f", "higher"),
+    Metric("recall", "recall", ".3f", "higher"),
+    Metric("kid", "KID", ".5f", "lower"),
+)
+"""In the order of published tables."""
+
+
+def row(facts: dict[str, Any], figures: Figures) -> str:
+    """Return a table of one row in Markdown: `facts` about the model, then its figures, a dash for those that nobody could tell."""
+    heads = [*facts, *(metric.title for metric in FIGURES)]
+    values = [figures.get(metric.name) for metric in FIGURES]
+    cells = [*map(str, facts.values()), *("-" if value is None else metric.text(value) for metric, value in zip(FIGURES, values))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["--"] * len(heads), cells))
 
 
 class Gathered:

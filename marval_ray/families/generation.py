@@ -43,14 +43,14 @@ class Generation:
     loops: int = 64
     batch: int = 64
 
-    def images(self, prompts: Prompts, seed: int, progress: str | None = None) -> Float[Tensor, "N C H W"]:
-        """Draw images in [-1, 1], on the CPU. Image i depends on (seed, i, prompt i) alone, so batches do not matter.
+    def images(self, prompts: Prompts, seed: int, progress: str | None = None, first: int = 0) -> Float[Tensor, "N C H W"]:
+        """Draw images in [-1, 1], on the CPU. Image i depends on (seed, first + i, prompt i) alone, so batches do not matter.
 
         progress: title of a progress bar that counts images.
         """
         parts = []
         with torch.inference_mode(), tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
-            for part in self._batches(prompts, seed):
+            for part in self._batches(prompts, seed, first):
                 parts.append(part.cpu())
                 bar.update(len(part))
         return torch.cat(parts)
@@ -58,12 +58,17 @@ class Generation:
     def with_loops(self, loops: int) -> "Generation":
         return replace(self, loops=loops)
 
-    def _batches(self, prompts: Prompts, seed: int) -> Iterator[Tensor]:
+    def on(self, device: torch.device) -> "Generation":
+        """Return the same on a device, with the model in bfloat16 where that is a GPU."""
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        return replace(self, model=self.model.to(device, dtype), codec=self.codec.to(device))
+
+    def _batches(self, prompts: Prompts, seed: int, first: int) -> Iterator[Tensor]:
         c = self.model.config
         conditioner = c.family.conditioner(c, self.model.device)
         for start in range(0, len(prompts), self.batch):
             part = prompts[start : start + self.batch]
-            draws = Draws(seed, tuple(range(start, start + len(part))))
+            draws = Draws(seed, tuple(range(first + start, first + start + len(part))))
             *_, tokens = c.family.reveal(self.model, self.sampler, conditioner(part), draws, self.loops)
             yield self.codec.decode(tokens)
 

@@ -1,0 +1,101 @@
+"""The FID job by the real command: against torch-fidelity on the images that it wrote down, resumed, and with wrong files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import refuse, succeed
+from small import write_inception
+from torch_fidelity import calculate_metrics
+
+from marval_ray.embedded import assets_index
+from marval_ray.evaluation.inception import Inception
+from marval_ray.files.images import encode_png, read_images
+from marval_ray.files.stored_images import FolderImages, open_images, write_shuffled_npz
+
+FID = "jobs/fid.py"
+REAL = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """With inception.pth in random weights, a folder of real images and reference.npz, which is of them."""
+    folder = tmp_path_factory.mktemp("fid")
+    inception = Inception.load(write_inception(folder / "inception.pth"))
+    pixels = read_images(assets_index.IMAGES)[0][:REAL]
+    (folder / "real").mkdir()
+    for index, image in enumerate(pixels):
+        (folder / "real" / f"{index:02d}.png").write_bytes(encode_png(image))
+    seen = inception(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    moments = {
+        f"{name}{suffix}": value
+        for suffix, x in (("", seen.pooled), ("_s", seen.spatial))
+        for name, value in (("mu", x.numpy().mean(0)), ("sigma", np.cov(x.numpy().astype(float), rowvar=False)))
+    }
+    np.savez(folder / "reference.npz", pixels, **moments)
+    return folder
+
+
+def options(place: Path) -> list:
+    return ["--inception", place / "inception.pth", "--reference", place / "reference.npz"]
+
+
+@pytest.mark.slow
+def test_drawn_images_are_measured_as_torch_fidelity_does_and_a_resumed_run_is_the_same(place, tmp_path):
+    run = [FID, *options(place), "--labels", "0-9", "--per-label", 4, "--n-ar", 4, "--chunk", 15, "--out", tmp_path / "run"]
+    keep = ["--keep", tmp_path / "samples"]
+    text = succeed(*run, *keep, "--workers.count", 2)
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert (tmp_path / "run" / "row.md").read_text() in text and "| FID | sFID | IS |" in text
+    theirs = calculate_metrics(
+        input1=str(tmp_path / "samples"), input2=str(place / "real"), fid=True, isc=True, prc=True, cuda=False, cache=False,
+        feature_extractor_weights_path=str(place / "inception.pth"), feature_extractor="inception-v3-compat", verbose=False,
+    )  # fmt: skip
+    assert figures["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3) and figures["fid"] > 1
+    assert figures["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
+    assert [figures["precision"], figures["recall"]] == pytest.approx([theirs["precision"], theirs["recall"]], abs=1e-6)
+    assert figures["sfid"] > 0 and figures["kid"] is None
+
+    whole = FolderImages(tmp_path / "samples").pixels(0, 40)
+    (tmp_path / "run" / "samples" / "000001.safetensors").unlink()
+    assert "holds a run already: --resume goes on" in refuse(*run)
+    assert "began with other settings (seed)" in refuse(*run, "--resume", "--seed", 1)
+    succeed(*run, "--resume", "--keep", tmp_path / "again")
+    assert json.loads((tmp_path / "run" / "figures.json").read_text()) == figures
+    assert (FolderImages(tmp_path / "again").pixels(0, 15) == whole[15:30]).all()  # the one piece that was missing
+
+
+@pytest.mark.slow
+def test_images_in_an_npz_are_measured_too(place, tmp_path):
+    """The reference's own: no distance, and all of them among themselves."""
+    write_shuffled_npz(tmp_path / "images.npz", open_images(place / "real"), np.arange(REAL))
+    succeed(FID, *options(place), "--images", tmp_path / "images.npz", "--out", tmp_path / "run")
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert figures["fid"] == pytest.approx(0, abs=1e-3) and figures["sfid"] == pytest.approx(0, abs=1e-3)
+    assert figures["precision"] == figures["recall"] == 1
+
+
+def test_images_in_the_form_of_adm_come_back_in_a_random_order(place, tmp_path):
+    images, labels = open_images(place / "real"), np.arange(REAL)
+    write_shuffled_npz(tmp_path / "images.npz", images, labels)
+    with np.load(tmp_path / "images.npz", allow_pickle=False) as content:
+        assert sorted(content["arr_1"]) == labels.tolist() and content["arr_1"].tolist() != labels.tolist()
+        assert (content["arr_0"] == images.pixels(0, REAL)[content["arr_1"]]).all()
+    assert len(open_images(tmp_path / "images.npz")) == REAL and open_images(tmp_path / "images.npz").size == (28, 28)
+
+
+def test_what_cannot_be_compared_is_refused_before_ray_starts(place, tmp_path):
+    run = [FID, *options(place), "--labels", "0-9", "--out", tmp_path / "run"]
+    assert "there is neither an .npz nor a folder" in refuse(*run, "--images", tmp_path / "nothing")
+    np.savez(tmp_path / "large.npz", np.zeros((3, 32, 32, 3), np.uint8))
+    assert "the images are (32, 32) pixels, those of" in refuse(*run, "--images", tmp_path / "large.npz", "--overwrite")
+    np.savez(tmp_path / "one.npz", np.zeros((1, 28, 28, 3), np.uint8))
+    assert "two images at least, not 1" in refuse(*run, "--images", tmp_path / "one.npz", "--overwrite")
+    assert "there is no checkpoint at" in refuse(*run, "--inception", tmp_path / "none.pth", "--overwrite")
+    (tmp_path / "empty").mkdir()
+    assert "has no files that end in .png" in refuse(*run, "--images", tmp_path / "empty", "--overwrite")
+    for name in ("0.png", "1.png"):
+        (tmp_path / "empty" / name).write_bytes(b"no picture")
+    assert "0.png" in refuse(*run, "--images", tmp_path / "empty", "--overwrite")
