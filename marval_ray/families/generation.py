@@ -1,6 +1,6 @@
 """Whole images for prompts: the auto-regressive loops of a model, then its codec."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,10 @@ from tqdm import tqdm
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import Backbone, Codec
-from marval_ray.types import Prompts
+from marval_ray.types import Prompts, Tokens
+
+OnLoop = Callable[[int, Tokens], None]
+"""Gets the number of a loop, 0.., and the tokens of a batch after it."""
 
 
 @runtime_checkable
@@ -43,14 +46,16 @@ class Generation:
     loops: int = 64
     batch: int = 64
 
-    def images(self, prompts: Prompts, seed: int, progress: str | None = None, first: int = 0) -> Float[Tensor, "N C H W"]:
+    def images(
+        self, prompts: Prompts, seed: int, progress: str | None = None, first: int = 0, on_loop: OnLoop | None = None
+    ) -> Float[Tensor, "N C H W"]:
         """Draw images in [-1, 1], on the CPU. Image i depends on (seed, first + i, prompt i) alone, so batches do not matter.
 
-        progress: title of a progress bar that counts images.
+        progress: title of a progress bar that counts images. on_loop: called after each loop of each batch.
         """
         parts = []
         with torch.inference_mode(), tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
-            for part in self._batches(prompts, seed, first):
+            for part in self._batches(prompts, seed, first, on_loop):
                 parts.append(part.cpu())
                 bar.update(len(part))
         return torch.cat(parts)
@@ -63,13 +68,15 @@ class Generation:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return replace(self, model=self.model.to(device, dtype), codec=self.codec.to(device))
 
-    def _batches(self, prompts: Prompts, seed: int, first: int) -> Iterator[Tensor]:
+    def _batches(self, prompts: Prompts, seed: int, first: int, on_loop: OnLoop | None) -> Iterator[Tensor]:
         c = self.model.config
         conditioner = c.family.conditioner(c, self.model.device)
         for start in range(0, len(prompts), self.batch):
             part = prompts[start : start + self.batch]
             draws = Draws(seed, tuple(range(first + start, first + start + len(part))))
-            *_, tokens = c.family.reveal(self.model, self.sampler, conditioner(part), draws, self.loops)
+            for loop, tokens in enumerate(c.family.reveal(self.model, self.sampler, conditioner(part), draws, self.loops)):
+                if on_loop is not None:
+                    on_loop(loop, tokens)
             yield self.codec.decode(tokens)
 
 

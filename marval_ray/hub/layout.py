@@ -53,9 +53,9 @@ def load_model(path: Path, config: FamilyConfig | None = None) -> Backbone:
 
 
 def codec_beside(checkpoint: Path) -> Path:
-    """Return the codec that the checkpoint's config.json names. Raises ValueError when it names none."""
+    """Return the codec that the checkpoint's config.json names: ./NAME is beside it. Raises ValueError when it names none."""
     path = checkpoint.parent / CONFIG
     codec = read_json(path).get("vae") if path.exists() else None
     if not isinstance(codec, str):
         raise ValueError(f"{path} names no autoencoder: give it with --vae")
-    return resolve(codec)
+    return checkpoint.parent / codec if codec.startswith("./") else resolve(codec)

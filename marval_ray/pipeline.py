@@ -1,0 +1,125 @@
+"""An exported student as users of diffusers know models:
+
+    pipeline = MarvalPipeline.from_pretrained("models/mine").to("cuda", torch.bfloat16)
+    pipeline(class_labels=[3, "ankle boot"], num_loops=8, generator=torch.Generator().manual_seed(0)).images[0].save("one.png")
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from marval_ray.config import check_seed
+from marval_ray.diffusion.samplers import Tempered
+from marval_ray.families.generation import Generation, student_generation
+from marval_ray.files.images import to_pixels
+from marval_ray.hub.exported import Index, weights_in
+from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.types import Prompts
+
+OutputType = Literal["pil", "np", "pt"]
+OnLoop = Callable[["MarvalPipeline", int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """images: a list of PIL images, or (N, H, W, C) in [0, 1] as an array ("np"), or (N, C, H, W) in [0, 1] as a tensor ("pt")."""
+
+    images: Any
+
+
+class MarvalPipeline:
+    """A one-step student with its codec. `index` is what model_index.json says."""
+
+    def __init__(self, generation: Generation, index: Index):
+        self.generation, self.index = generation, index
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype = torch.float32) -> "MarvalPipeline":
+        """Read a folder that jobs/export.py wrote, onto the CPU. Raises ValueError when something is missing or does not fit.
+
+        Nothing is fetched: `huggingface_hub.snapshot_download(NAME)` gives the folder of a model on the Hub.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder: of a model on the Hub give what huggingface_hub.snapshot_download returns")
+        index, weights = Index.read(folder), weights_in(folder)
+        model = load_model(weights).eval().requires_grad_(False)
+        codec = model.config.family.codec(codec_beside(weights), model.config)
+        return cls(student_generation(model.to(torch_dtype), codec, index.loops), index)
+
+    @property
+    def device(self) -> torch.device:
+        return self.generation.model.device
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MarvalPipeline":
+        """Move the model, and cast it; the codec stays in float32. Returns the pipeline."""
+        model, codec = self.generation.model.to(device, dtype), self.generation.codec.to(device)
+        self.generation = replace(self.generation, model=model, codec=codec)
+        return self
+
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str],
+        num_loops: int | None = None,
+        generator: torch.Generator | int = 0,
+        temperature: float = 1.0,
+        output_type: OutputType = "pil",
+        batch_size: int = 64,
+        callback_on_loop_end: OnLoop | None = None,
+    ) -> PipelineOutput:
+        """Draw an image for each label, which is a number or a class name.
+
+        num_loops: N_AR, 1..number of tokens; by default the exported one. generator: its initial seed counts, or a seed
+        itself: image i is what `jobs/sample.py --seed` draws as its image i. temperature: factor of the noise, 0..2.
+        callback_on_loop_end: called with the pipeline, the loop's number, 0.., and the tokens so far, (B, L, D).
+        Raises ValueError when a label or a number is out of range.
+        """
+        prompts = Prompts.of_labels(torch.tensor([self._label(one) for one in listed(class_labels)]))
+        seed = generator if isinstance(generator, int) else generator.initial_seed()
+        check_seed(seed, "the seed")
+        tokens, loops = self.generation.model.config.num_tokens, num_loops or self.index.loops
+        if not 1 <= loops <= tokens:
+            raise ValueError(f"num_loops must be in 1..{tokens}, the tokens of an image, got {loops}")
+        if not 0 <= temperature <= 2:
+            raise ValueError(f"temperature must be in 0..2, got {temperature}")
+        sampler = Tempered(self.generation.model.one_step, temperature)
+        generation = replace(self.generation, sampler=sampler, loops=loops, batch=batch_size)
+        on_loop = None if callback_on_loop_end is None else lambda loop, tokens: callback_on_loop_end(self, loop, tokens.values)
+        return PipelineOutput(shown(generation.images(prompts, seed, on_loop=on_loop), output_type))
+
+    def _label(self, wanted: int | str) -> int:
+        if isinstance(wanted, str):
+            if wanted not in self.index.class_names:
+                known = ", ".join(self.index.class_names[:20]) or "none: give numbers"
+                raise ValueError(f"{wanted!r} is the name of no class; known are {known}")
+            return self.index.class_names.index(wanted)
+        classes = self.generation.model.config.num_classes
+        if not 0 <= wanted < classes:
+            raise ValueError(f"class {wanted} is out of range: the model's classes are 0-{classes - 1}")
+        return wanted
+
+
+def listed(labels: int | str | Sequence[int | str]) -> list[int | str]:
+    """Return one label, or several, as a list. Raises ValueError when there is none."""
+    several = [labels] if isinstance(labels, (int, str)) else list(labels)
+    if not several:
+        raise ValueError("class_labels is empty: give a number or a class name for each image")
+    return several
+
+
+def shown(images: Tensor, output_type: OutputType) -> Any:
+    """Return images in [-1, 1] in the form that was asked for. Raises ValueError when nobody knows it."""
+    match output_type:
+        case "pil":
+            return [Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels) for pixels in to_pixels(images)]
+        case "pt":
+            return images.add(1).div(2).clamp(0, 1)
+        case "np":
+            return np.asarray(images.add(1).div(2).clamp(0, 1).permute(0, 2, 3, 1))
+    raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")

@@ -1,0 +1,79 @@
+"""The model card of an exported student: what it is, how it was made, its measured figures, how to draw with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of
+from marval_ray.hub.exported import Index
+from marval_ray.runs.measured import TITLES, Measured, measured_in
+
+CARD = """---
+{data}
+---
+
+# One-step student of a masked auto-regressive image model
+
+Each token takes one diffusion step. Distilled by guided score implicit matching{reinforced} (MARVAL, arXiv 2511.15190) with marval_ray.
+
+```python
+from marval_ray.pipeline import MarvalPipeline
+
+pipeline = MarvalPipeline.from_pretrained(FOLDER)  # of the Hub: huggingface_hub.snapshot_download(NAME)
+pipeline(class_labels=[0, 1], num_loops={loops}).images[0].save("one.png")
+```
+
+{made}
+
+{figures}
+
+The licence, {licence}, is that of the teacher's weights, from which this student was made.
+"""
+FIGURES = """## Figures
+
+{table}
+
+Of the run's own evaluation: FD and KID are distances in the features of its judges, of which (B) decided nothing; ± is a standard error.
+They are not the FID of Inception's features, which `jobs/fid.py` measures."""
+
+
+def card(index: Index, told: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Return README.md. told: the run's config.json; summary: its summary.json, empty where there is none."""
+    data = ModelCardData(
+        license=index.licence, library_name="marval_ray", pipeline_tag="unconditional-image-generation", tags=["one-step", "mar"]
+    )
+    rows = [each for key, each in measured_in(summary).items() if key in TITLES]
+    return CARD.format(
+        data=data.to_yaml(), reinforced=" and reinforcement learning" if "rl" in told.get("stages", ()) else "", loops=index.loops,
+        made=made(told), figures=FIGURES.format(table=table(rows)) if rows else "No figures were measured with it.", licence=index.licence,
+    )  # fmt: skip
+
+
+def made(told: Mapping[str, Any]) -> str:
+    """Say which teacher and which settings made it, as far as config.json tells; folders of this machine are nobody's business."""
+    if "learner" not in told:
+        return "How it was trained is not known."
+    gsim, learner, rl = told["gsim"], told["learner"], told["rl"]
+    said = [
+        f"* Teacher: {Path(told['teacher']).name}",
+        f"* GSIM: {learner['steps']:,} updates of {learner['batch'] * learner['workers']} images, w = {gsim['w']} ({gsim['w_schedule']}), "
+        f"learning rate {learner['lr']:g}",
+    ]
+    if "rl" in told.get("stages", ()):
+        rewards = [f"{kind}:{Path(place).name}" for kind, _, place in (reward.partition(":") for reward in rl["rewards"])]
+        loops = " and ".join(map(str, rl["loops"]))
+        said.append(f"* RL: {told['rl_learner']['steps']:,} updates at N_AR {loops}, reward {' + '.join(rewards)}")
+    return "\n".join(said)
+
+
+def table(rows: list[Measured]) -> str:
+    """Return the figures in Markdown, a row for each model and moment."""
+    metrics = [metric for name, metric in BY_JUDGE.items() if all(name in row.scores for row in rows)]
+    lines = [["", "N_AR", *(metric.title for metric in metrics), SPEED.title]]
+    lines.append(["--"] * len(lines[0]))
+    for row in rows:
+        cells = [metric.text(row.scores[metric.name], row.scores.get(error_of(metric.name))) for metric in metrics]
+        lines.append([TITLES[row.model, row.when], str(row.loops), *cells, f"{row.speed:.3g}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
