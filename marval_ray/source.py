@@ -16,6 +16,7 @@ from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import Generation, student_generation
+from marval_ray.files.tensors import check_there
 from marval_ray.hub.layout import codec_beside, load_model, read_config
 from marval_ray.presets import MODELS, SAMPLERS, PresetName
 
@@ -51,6 +52,7 @@ class Source:
     def generation(self) -> Generation:
         """Return the model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
         path = self._path()
+        check_there(path)
         config = MODELS[self.preset] if self.preset else read_config(path.parent)
         model = load_model(path, config)
         if self.n_ar > config.num_tokens:

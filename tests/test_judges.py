@@ -18,7 +18,7 @@ A, B = (assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFI
 REPORTS = {
     "marval_ray/config.py", "marval_ray/presets.py", "marval_ray/embedded/assets_index.py", "marval_ray/evaluation/judges.py",
     "marval_ray/evaluation/metrics.py", "marval_ray/evaluation/claims.py", "marval_ray/runs/figures.py", "marval_ray/runs/measured.py",
-    "marval_ray/runs/card.py", "marval_ray/runs/report/page.py", "marval_ray/runs/report/plots.py", "jobs/evaluate.py",
+    "marval_ray/runs/card.py", "marval_ray/runs/report/page.py", "marval_ray/runs/report/plots.py", "jobs/evaluate.py", "jobs/compare.py",
     "jobs/teacher_figures.py", "jobs/embedded/build_assets.py",
 }  # fmt: skip
 """What may know judge B."""

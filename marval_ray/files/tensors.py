@@ -50,8 +50,7 @@ def read_state(path: Path) -> StateDict:
     Of a published checkpoint the averaged weights count, if it has some; the wrappers of DDP, torch.compile and FSDP
     are taken out of the names. Raises ValueError with the file's name when it cannot be read safely or is not a state dict.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path} (`python jobs/fetch.py --list` has published ones)")
+    check_there(path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     appearance = looks_like(path)
@@ -63,6 +62,12 @@ def read_state(path: Path) -> StateDict:
         return _unwrapped(load_file(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def check_there(path: Path) -> None:
+    """Raise ValueError when there is no file at `path`."""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint at {path} (`python jobs/fetch.py --list` has published ones)")
 
 
 def looks_like(path: Path) -> str | None:

@@ -25,6 +25,9 @@ COLUMNS = {
 }
 """Columns of the table by row key: heading and number format."""
 
+REWARD = "reward/"
+"""What the mean score of a reward is called in a row, before the reward's name."""
+
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -50,11 +53,13 @@ def write_html(
     rows: list[dict[str, Any]],
     pictures: Sequence[tuple[str, Path]],
     config: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write the page of a run.
+    """Write the page of a run, or of a comparison.
 
     summary: figures by their names in summary.json; those of `cards` come first, all are listed.
-    rows: one for each model and N_AR, with keys of COLUMNS. pictures: captions and PNG files.
+    rows: one for each model and N_AR, with keys of COLUMNS, and scores of rewards. pictures: captions and PNG files.
+    notes: what follows from the rows, a sentence each.
     """
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = page.render(
@@ -63,6 +68,7 @@ def write_html(
         headline=headline(measured_in(summary)),
         pictures=[(caption, data_uri(picture)) for caption, picture in pictures],
         loops=table(rows),
+        notes=notes,
         figures=[(name, shown(value)) for name, value in summary.items()],
         config=json.dumps(config, indent=2, default=os.fspath) if config else "",
     )
@@ -97,14 +103,16 @@ def headline(measured: Mapping[tuple[str, str], Measured]) -> Table:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows with those of COLUMNS that some row has, and standard errors where they are known."""
-    keys = [key for key in COLUMNS if any(key in row for row in rows)]
-    return Table([COLUMNS[key][0] for key in keys], [[_cell(row, key) for key in keys] for row in rows])
+    """Return rows with those of COLUMNS, and the rewards, that some row has, and standard errors where they are known."""
+    rewards = dict.fromkeys(key for row in rows for key in row if key.startswith(REWARD) and not key.endswith(error_of("")))
+    columns = COLUMNS | {key: (key.removeprefix(REWARD), ".4g") for key in rewards}
+    keys = [key for key in columns if any(key in row for row in rows)]
+    return Table([columns[key][0] for key in keys], [[_cell(row, key, columns[key][1]) for key in keys] for row in rows])
 
 
-def _cell(row: Mapping[str, Any], key: str) -> str:
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     value = row.get(key)
-    return "" if value is None else with_error(value, row.get(error_of(key)), COLUMNS[key][1])
+    return "" if value is None else with_error(value, row.get(error_of(key)), form)
 
 
 def minutes(seconds: float) -> str:
