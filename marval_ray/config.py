@@ -70,8 +70,8 @@ class LearnerConfig:
     auxiliary_lr: float = 5e-6
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
-    lr_decay: bool = False
-    """Take the learning rates down to zero by a cosine."""
+    lr_end: float = 1.0
+    """Share of the learning rates that is left at the end, 0..1, where a cosine leads; 1 keeps them as they are."""
     warmup: int = 0
     """Updates of linear warm-up of the learning rates."""
     ema: float = 0.9999
@@ -99,16 +99,18 @@ class LearnerConfig:
         check_at_least(1, self, *positive, prefix=f"{name}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"{name}.ema must be in [0, 1), got {self.ema}")
+        if not 0 <= self.lr_end <= 1:
+            raise ValueError(f"{name}.lr-end must be in 0..1, got {self.lr_end}")
 
     def lr_factor(self, step: int) -> float:
         """Return the factor of the learning rates at update `step`."""
-        return lr_factor(step, self.steps, self.warmup, self.lr_decay)
+        return lr_factor(step, self.steps, self.warmup, self.lr_end)
 
 
-def lr_factor(step: int, steps: int, warmup: int, decay: bool) -> float:
-    """Return the factor of a learning rate at update `step` of `steps`: a linear warm-up, then if `decay` a cosine to zero."""
+def lr_factor(step: int, steps: int, warmup: int, end: float) -> float:
+    """Return the factor of a learning rate at update `step` of `steps`: a linear warm-up, and a cosine from 1 to `end`."""
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return warm * (0.5 * (1 + math.cos(math.pi * step / steps)) if decay else 1.0)
+    return warm * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ _TINY_PRESET = Preset(
     model=_TINY,
     gsim=GSIMConfig(w=_TINY_SAMPLER.cfg, w_schedule=_TINY_SAMPLER.cfg_schedule, k=-0.4, weighting="sigma2"),
     learner=LearnerConfig(
-        steps=230, batch=64, lr=2.5e-4, auxiliary_lr=5e-4, betas=(0.0, 0.999), lr_decay=True, warmup=10, ema=0.98,
+        steps=230, batch=64, lr=2.5e-4, auxiliary_lr=5e-4, betas=(0.0, 0.999), lr_end=0.3, warmup=10, ema=0.98,
         cpus_per_worker=2, checkpoint_every=50,
     ),
     rl=RLConfig(

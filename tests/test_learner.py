@@ -116,8 +116,9 @@ def test_gradients_and_weights_stay_float32_under_autocast(stage):
 
 
 def test_learning_rate_follows_the_config(run):
-    config = replace(run.learner, warmup=2, lr_decay=True)
+    config = replace(run.learner, warmup=2, lr_end=0.0)
     assert [config.lr_factor(step) for step in (0, 1, 2)] == pytest.approx([0.5, 0.8535534, 0.5])
+    assert [replace(config, lr_end=0.4).lr_factor(step) for step in (0, 1, 2)] == pytest.approx([0.5, 0.9121320, 0.7])
     learner = GSIMLearner(replace(run, learner=config), CPU)
     learner.step(0)
     assert learner.student.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * config.lr)

@@ -92,7 +92,7 @@ def main(config: Config) -> None:
     for step in bar:
         metrics = train_step(model, dataset, step, config)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = config.lr * lr_factor(step, config.steps, config.warmup, decay=True)
+        optimizer.param_groups[0]["lr"] = config.lr * lr_factor(step, config.steps, config.warmup, end=0.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(dict(model.named_parameters()))
