@@ -41,6 +41,7 @@ from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
+from marval_ray.rewards.spec import held_out_names
 from marval_ray.runs.figures import Figures, FiguresConfig
 from marval_ray.runs.folder import RECORDS, check_run_folder, open_run_folder
 from marval_ray.runs.lock import locked
@@ -173,7 +174,8 @@ def distillation(config: Config, storage: Storage) -> Task:
 
 def reinforcement(config: Config, storage: Storage) -> Task:
     """Return the stage of RL. Raises ValueError when rewards, settings or prompts do not fit."""
-    check_rewards(config.rl.rewards)
+    check_rewards((*config.rl.rewards, *config.rl.held_out_rewards))
+    held_out_names(config.rl.held_out_rewards)
     plan = Plan(
         model=config.model,
         rl=config.rl,

@@ -136,6 +136,8 @@ class ObjectiveConfig:
 
     rewards: tuple[str, ...] = ("pickscore:yuvalkirstain/PickScore_v1",)
     """Weighted sum of [WEIGHT*]KIND:PLACE; kinds: pickscore, clip, hpsv2, image_reward, plugin."""
+    held_out_rewards: tuple[str, ...] = ()
+    """Rewards of the same form that nothing learns from, measured before and after: a reward that is trained on rises anyway."""
     loops: tuple[int, ...] = (64,)
     """N_AR of the rollouts; of several each update draws its own. Students are compared at the first one."""
     last: int = 64

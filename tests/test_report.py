@@ -178,6 +178,13 @@ def test_page_holds_everything_and_loads_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
+def test_rewards_that_nothing_learnt_from_have_a_card_each(tmp_path):
+    summary = {"held_out_clip_before": 0.2, "held_out_clip_before_std": 0.04, "held_out_clip_after": 0.18}
+    report.write_html(tmp_path / "report.html", "Run", summary, [], [])
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "clip, held out<b>-0.50</b><span>from 0.2; nothing was trained on it</span>" in text
+
+
 def test_page_of_a_run_without_scores(tmp_path):
     report.write_html(tmp_path / "report.html", "Run", {"seconds_total": 12.0}, [], [])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -87,7 +87,8 @@ def test_places_that_are_none(bucket):
 
 @pytest.mark.slow
 def test_both_stages_in_a_bucket_beside_another_ray_and_more_of_the_second_on_a_machine_that_never_saw_them(bucket):
-    both = (DISTILL, "--out", bucket("both"), *QUICK, *QUICK_RL, "--learner.steps", 2)
+    held_out = ("--rl.held-out-rewards", "pickscore:embedded/reward", "plugin:small_reward:Darkness")
+    both = (DISTILL, "--out", bucket("both"), *QUICK, *QUICK_RL, *held_out, "--learner.steps", 2)
     env = {"PYTHONPATH": str(ROOT / "tests")}
     with another_ray():
         printed = "".join(outputs(*both, "--rl-learner.steps", 2, env=env))
@@ -123,6 +124,9 @@ def check_both_stages(folder: Path) -> None:
     scores = {f"student_{key}_{when}_rl" for key in ("fd", "accuracy", "diversity") for when in ("before", "after")}
     assert {"student_fd_before", "student_fd", "reward_before", "reward_after"} | scores <= summary.keys()
     assert summary["rl_updates"] == 2
+    for name in ("held_out_pickscore", "held_out_darkness"):
+        assert summary[f"{name}_before_std"] > 0 and summary[f"{name}_before"] != summary[f"{name}_after"]
+    assert summary["held_out_darkness_before"] == pytest.approx(-summary["reward_before"], abs=1e-4)  # of the same images
     assert summary["student_n_ar_after_rl"] == 2  # rl.loops
     assert [path.name for path in sorted((folder / "looks").iterdir())] == ["000000.png", "000001.png", "000002.png"]
     assert summary["student_fd_se"] > 0 and summary["student_n_ar"] in (1, 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.crew.judge import Judge
 from actors.crew.pool import Crew, Feed, about, hire
@@ -26,6 +26,7 @@ from marval_ray.draws import Draws
 from marval_ray.files.flat import DTYPES, pack
 from marval_ray.files.storage import Storage
 from marval_ray.reinforce.objective import rollout_sampler
+from marval_ray.rewards.spec import held_out_names
 from marval_ray.runs.stage import RL
 from marval_ray.types import Rollout, TimedRollout, Tokens
 
@@ -35,12 +36,16 @@ MEASURED_BATCH = 1_000_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images."""
+    """checkpoint: the file with the final student, the best by the guard; reward figures over fixed images.
+
+    held_out: those of each reward that nothing learnt from, by their names in summary.json.
+    """
 
     checkpoint: Path
     reward_before: float
     reward_before_std: float
     reward_after: float
+    held_out: dict[str, float]
 
 
 def role_demands(rl: PlacementConfig, judged: bool) -> dict[str, list[dict[str, float]]]:
@@ -56,8 +61,8 @@ def role_demands(rl: PlacementConfig, judged: bool) -> dict[str, list[dict[str, 
 
 
 @contextmanager
-def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
-    """Yield the actors, one small bundle each, once they have started.
+def hired(plan: Plan, timeout: float = 300, crew_name: str = "") -> Iterator[Crew]:
+    """Yield the actors, one small bundle each, once they have started. crew_name: goes before each one's name in the dashboard.
 
     Raises ValueError when the cluster has no room for them in time, and WorkerError when one cannot start.
     """
@@ -71,11 +76,11 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
     own = list(range(len(bundles)))
     first = own[: rl.rollout.count]
     second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
-    rollouts = hire(RolloutWorker, rl.rollout, "rollout", group, first, model, rollout_sampler(model, rl))
-    rewards = hire(RewardWorker, rl.reward, "reward", group, second, model, plan.codec, rl.rewards)
+    rollouts = hire(RolloutWorker, rl.rollout, f"{crew_name}rollout", group, first, model, rollout_sampler(model, rl))
+    rewards = hire(RewardWorker, rl.reward, f"{crew_name}reward", group, second, model, plan.codec, rl.rewards)
     judge = None
     if plan.judge is not None:
-        (judge,) = hire(Judge, rl.judge, "judge", group, own[-1:], model, plan.codec, *plan.judge, plan.prompts, plan.guard)
+        (judge,) = hire(Judge, rl.judge, f"{crew_name}judge", group, own[-1:], model, plan.codec, *plan.judge, plan.prompts, plan.guard)
     crew = Crew(rollouts, rewards, judge)
     try:
         # One that is replaced has to start again before it answers, on a machine that is then busy.
@@ -88,8 +93,8 @@ def hired(plan: Plan, timeout: float = 300) -> Iterator[Crew]:
         remove_placement_group(group)
 
 
-def try_reward(plan: Plan) -> None:
-    """Have a reward worker score images of noise: what is wrong with the reward should show before hours of work.
+def try_rewards(plan: Plan) -> None:
+    """Have a reward worker score images of noise: what is wrong with a reward should show before hours of work.
 
     Raises WorkerError when it is.
     """
@@ -98,13 +103,20 @@ def try_reward(plan: Plan) -> None:
     drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), Draws(0, (0, 1)), loops=1, version=0, checksum=0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
-        (worker,) = hire(RewardWorker, rl.reward, "reward", group, [0], c, plan.codec, rl.rewards)
-        with about(rl.rewards):
-            patience = Patience(rl.timeout + 2 * started({"reward-0": worker}), replacements=0)
-            patience.results([worker.score.remote(drawn)], lambda _: {"reward-0": worker})
-        ray.kill(worker)
+        try_reward(plan, drawn, group, "reward", rl.rewards)
+        if rl.held_out_rewards:  # apart: the sum of one with a gradient and one without has none
+            try_reward(plan, drawn, group, "held-out", rl.held_out_rewards)
     finally:
         remove_placement_group(group)
+
+
+def try_reward(plan: Plan, drawn: TimedRollout, group: PlacementGroup, name: str, rewards: tuple[str, ...]) -> None:
+    """Have one worker, in the only bundle of `group`, score `drawn`, and end it."""
+    (worker,) = hire(RewardWorker, plan.rl.reward, name, group, [0], plan.model, plan.codec, rewards)
+    with about(rewards):
+        patience = Patience(plan.rl.timeout + 2 * started({f"{name}-0": worker}), replacements=0)
+        patience.results([worker.score.remote(drawn)], lambda _: {f"{name}-0": worker})
+    ray.kill(worker)
 
 
 def reinforce(plan: Plan, storage: Storage) -> Outcome:
@@ -115,7 +127,17 @@ def reinforce(plan: Plan, storage: Storage) -> Outcome:
         best = last / BEST
         final = best if best.exists() else last / AVERAGE
         after = reward_of(plan, crew, final)
-    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item())
+    return Outcome(final, before.mean().item(), before.std().item(), after.mean().item(), held_out_of(plan, final))
+
+
+def held_out_of(plan: Plan, final: Path) -> dict[str, float]:
+    """Measure the rewards that nothing learnt from, one after the other, on images of the student before RL and of the final one."""
+    found: dict[str, float] = {}
+    for name, text in held_out_names(plan.rl.held_out_rewards).items():
+        with hired(replace(plan, rl=replace(plan.rl, rewards=(text,)), judge=None), crew_name=f"{name}-") as crew:
+            before, after = (reward_of(plan, crew, checkpoint) for checkpoint in (plan.student, final))
+        found |= {f"{name}_before": before.mean().item(), f"{name}_before_std": before.std().item(), f"{name}_after": after.mean().item()}
+    return found
 
 
 def reward_of(plan: Plan, crew: Crew, checkpoint: Path) -> torch.Tensor:

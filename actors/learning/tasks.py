@@ -10,7 +10,7 @@ import torch
 from actors.learning.gsim import GSIMRun
 from actors.learning.learner import AVERAGE
 from actors.learning.plan import Plan
-from actors.learning.reinforce import reinforce, role_demands, try_reward
+from actors.learning.reinforce import reinforce, role_demands, try_rewards
 from actors.learning.trainer import demand, train
 from marval_ray.config import LearnerConfig
 from marval_ray.families.base import Backbone
@@ -84,7 +84,7 @@ class Reinforcement(Task):
     stage = RL
 
     def rehearse(self) -> None:
-        try_reward(self.plan)
+        try_rewards(self.plan)
 
     def demands(self) -> Demands:
         return learner_demands(self.plan.learner) | role_demands(self.plan.rl, self.plan.judge is not None)
@@ -95,8 +95,8 @@ class Reinforcement(Task):
     def run(self) -> tuple[Path, dict[str, float]]:
         """Train; the student is the best one by the guard."""
         outcome = asdict(reinforce(self.plan, self.storage))
-        student = outcome.pop("checkpoint")
-        return student, outcome | {"rl_updates": read_metrics(self.storage.folder / RL.metrics)[-1]["step"]}
+        student, held_out = outcome.pop("checkpoint"), outcome.pop("held_out")
+        return student, outcome | held_out | {"rl_updates": read_metrics(self.storage.folder / RL.metrics)[-1]["step"]}
 
     def show_after(self, figures: Figures, model: Backbone) -> None:
         figures.reinforced(model, self.loops)

@@ -34,6 +34,21 @@ class Spec:
         return cls(number, kind, place)
 
 
+def held_out_names(texts: Sequence[str]) -> dict[str, str]:
+    """Return the held-out rewards by what their figures are called: by kind, a plug-in by its class.
+
+    Raises ValueError for two of one name.
+    """
+    named: dict[str, str] = {}
+    for text in texts:
+        spec = Spec.parse(text)
+        name = f"held_out_{spec.place.rpartition(':')[2].lower() if spec.kind == 'plugin' else spec.kind}"
+        if name in named:
+            raise ValueError(f"rl.held_out_rewards {named[name]!r} and {text!r} are of one kind: their figures would have one name")
+        named[name] = text
+    return named
+
+
 def check_rewards(texts: Sequence[str]) -> None:
     """Raise ValueError when one of `texts` is malformed, or names local files or a plug-in that cannot be loaded.
 
