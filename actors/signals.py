@@ -69,3 +69,8 @@ def leave_if_asked(seconds: float = 0) -> None:
     """Wait so long for a signal that is held back, and end if there is one."""
     if caught := signal.sigtimedwait(NUMBERS, seconds):
         leave(caught.si_signo, None)
+
+
+def stop_now(number: signal.Signals) -> None:
+    """Raise Stopped: where nothing waits for a checkpoint."""
+    raise Stopped(number, f"stopped on {number.name}; --resume goes on")

@@ -5,11 +5,9 @@ Runs alike as `python jobs/distill.py` (starts a local Ray), under `ray job subm
 jobs/distill.py`, and against the cluster that RAY_ADDRESS names. Without options it distils the embedded teacher.
 """
 
-import argparse
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,7 +26,7 @@ from actors.learning.gsim import GSIMRun, Matching
 from actors.learning.plan import Plan
 from actors.learning.tasks import Demands, Distillation, Reinforcement, Task
 from actors.resources import check_resources, node_resources
-from actors.signals import Stopped, handled
+from actors.signals import Stopped, handled, stop_now
 from marval_ray import cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, check_seed
 from marval_ray.families.base import Backbone
@@ -124,11 +122,6 @@ def main(config: Config) -> None:
     print(f"student: {storage}/{STUDENT}\nreport:  {storage}/report.html")
 
 
-def stop_now(number: signal.Signals) -> None:
-    """Raise Stopped: between the stages nothing waits for a checkpoint."""
-    raise Stopped(number, f"stopped on {number.name}; --resume goes on")
-
-
 def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures, model: Backbone) -> None:
     """Run the stages from `model` on, and draw what is shown of them."""
     began, last = time.perf_counter(), tasks[-1]
@@ -211,16 +204,6 @@ def matching_of(config: Config) -> Matching:
     return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), data=config.latents.absolute())
 
 
-def preset_of(arguments: Sequence[str] | None = None) -> str:
-    """Return the value of --preset, which has to be known before the other options have defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="tiny")
-    name = parser.parse_known_args(arguments)[0].preset
-    if name not in PRESETS:
-        sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return name
-
-
 def defaults(name: str) -> Config:
     """Return the settings of a preset; the files that it does not bring along must be named."""
     preset = PRESETS[name]
@@ -241,7 +224,7 @@ def defaults(name: str) -> Config:
 
 if __name__ == "__main__":
     try:
-        cli.run(main, Config, __doc__, defaults(preset_of()))
+        cli.run(main, Config, __doc__, defaults(cli.preset_of(PRESETS)))
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.number)

@@ -2,7 +2,8 @@
 
 import io
 import sys
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from itertools import dropwhile, takewhile
@@ -28,6 +29,16 @@ def run(
         main(settled(config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def preset_of(names: Collection[str], arguments: Sequence[str] | None = None) -> str:
+    """Return the value of --preset, one of `names`, which has to be known before the other options have defaults."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="tiny")
+    name: str = parser.parse_known_args(arguments)[0].preset
+    if name not in names:
+        sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(names)}")
+    return name
 
 
 def settled(config: Config) -> Config:

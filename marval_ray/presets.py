@@ -73,6 +73,18 @@ _TINY_PRESET = Preset(
         teacher_figures=assets_index.TEACHER_FIGURES, class_names=CLASS_NAMES,
     ),
 )  # fmt: skip
+TEACHERS: dict[str, LearnerConfig] = {
+    "tiny": LearnerConfig(
+        steps=7_500, batch=32, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.02, warmup=300, lr_end=0.0, ema=0.999, cpus_per_worker=2,
+        checkpoint_every=500,
+    ),
+    # MAR's own: 400 epochs of 1.28 million images in batches of 2,048, a hundred of them of warm-up.
+    **dict.fromkeys(mar.MODELS, LearnerConfig(
+        steps=250_000, batch=256, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.02, warmup=62_500, ema=0.9999, grad_clip=3.0, workers=8,
+        gpus_per_worker=1, cpus_per_worker=4, zero_stage=1,
+    )),
+}  # fmt: skip
+"""How teachers are trained (MAR, arXiv 2406.11838, and its README)."""
 PRESETS: dict[str, Preset] = {
     "tiny": _TINY_PRESET,
     # What the paper says of both stages, at this size and length: nothing but the reward holds the student, through all loops.

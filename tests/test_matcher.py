@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marval_ray.config import GSIMConfig
 from marval_ray.distil.matcher import ScoreMatcher
-from marval_ray.distil.student import Auxiliary, Student
+from marval_ray.distil.student import Denoiser, Student
 from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.model import MAR
 
@@ -30,7 +30,7 @@ class Same:
 class Still:
     """An auxiliary network that nobody trains."""
 
-    module: Auxiliary
+    module: Denoiser
 
     def __call__(self, *arguments: object) -> tuple[Tensor, dict[str, Tensor]]:
         return self.module(*arguments)
@@ -47,7 +47,7 @@ def random_model(seed: int) -> MAR:
 
 def generator_loss(config: GSIMConfig, known: int) -> Tensor:
     matcher = ScoreMatcher(
-        config=config, teacher=random_model(0), auxiliary=Still(Auxiliary(random_model(1))), update=lambda loss, step: loss,
+        config=config, teacher=random_model(0), auxiliary=Still(Denoiser(random_model(1))), update=lambda loss, step: loss,
         contexts=Same(known), batch=4, seed=0, rank=0, all_finite=lambda *values: True,
     )  # fmt: skip
     return matcher.match(Student(random_model(2)), 0).metrics["generator/loss"]

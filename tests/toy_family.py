@@ -36,6 +36,9 @@ class ToyContext:
     def to(self, device):
         return ToyContext(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def hidden_values(self):
+        return at(self.tokens.values, self.hidden)
+
     def with_values(self, values):
         return replace(self, tokens=replace(self.tokens, values=values))
 
@@ -72,9 +75,10 @@ class ToyFamily(Family):
     check_data = lambda self, path, config, codec=None: None  # noqa: E731
     contexts = lambda self, path, config, rank, world: self  # noqa: E731
 
-    def batch(self, seed, step, size, generator):
+    def batch(self, seed, step, size, generator, drop=0.0):
         values, codes = torch.randn(size, LENGTH, CHANNELS, generator=generator), torch.randint(CODES, (size, LENGTH), generator=generator)
         order, texts = torch.rand(size, LENGTH, generator=generator).argsort(1), torch.randint(TEXTS, (size,), generator=generator)
+        texts = torch.where(torch.rand(size, generator=generator) < drop, TEXTS, texts)
         return ToyContext(Tokens(values, codes), texts, order.argsort(1) < LENGTH // 2, order[:, LENGTH // 2 :])
 
     def conditioner(self, config, device):

@@ -11,7 +11,7 @@ from actors.learning.engine import make_engine, update
 from actors.learning.learner import Learner
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.distil.matcher import ScoreMatcher
-from marval_ray.distil.student import Auxiliary
+from marval_ray.distil.student import Denoiser
 from marval_ray.families.base import FamilyConfig
 
 
@@ -42,7 +42,7 @@ def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> S
     config, family = learner.config, model.family
     contexts = family.contexts(matching.data, model, learner.rank, learner.world)
     teacher = family.read(matching.teacher, model).eval().requires_grad_(False).to(learner.device)
-    auxiliary = make_engine(Auxiliary(family.read(matching.teacher, model)), config, config.auxiliary_lr, learner.device)
+    auxiliary = make_engine(Denoiser(family.read(matching.teacher, model)), config, config.auxiliary_lr, learner.device)
 
     def learn(loss: Tensor, step: int) -> Tensor:
         return update(auxiliary, loss, config.auxiliary_lr * config.lr_factor(step))

@@ -20,7 +20,7 @@ from torch import Tensor
 from actors.learning.engine import make_engine, update, whole_parameters
 from marval_ray.average import EMA
 from marval_ray.config import LearnerConfig
-from marval_ray.distil.student import Student
+from marval_ray.distil.student import Denoiser, Student
 from marval_ray.families.base import Backbone
 from marval_ray.files.atomic import atomic_path, write_json
 
@@ -43,12 +43,13 @@ class Learner(ABC):
     options = "learner"
 
     def __init__(
-        self, student: Backbone, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True
-    ):
-        """Make engine and average. warm_start: of the average, see EMA."""
+        self, student: Backbone, config: LearnerConfig, seed: int, device: torch.device, warm_start: bool = True,
+        module: type[Student] | type[Denoiser] = Student,
+    ):  # fmt: skip
+        """Make engine and average. warm_start: of the average, see EMA. module: what the engine runs of the backbone."""
         self.config, self.seed, self.device = config, seed, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.student = make_engine(Student(student), config, config.lr, device)
+        self.student = make_engine(module(student), config, config.lr, device)
         with whole_parameters(self.student, self.student.module.backbone) as parameters:
             start = EMA.warm_start_of(config.steps, config.ema) if warm_start else 0
             self.ema = EMA(parameters, config.ema, start) if self.rank == 0 else None

@@ -22,7 +22,7 @@ from marval_ray.loss import Loss
 
 @runtime_checkable
 class Trained(Protocol):
-    """A network that is being trained, such as DeepSpeed's engines; `module` is the Auxiliary."""
+    """A network that is being trained, such as DeepSpeed's engines; `module` is the Denoiser."""
 
     module: Any
 

@@ -1,4 +1,4 @@
-"""The one-step student and the auxiliary network as modules with one `forward`, which is what DeepSpeed wraps."""
+"""The one-step student, and what learns to denoise, as modules with one `forward`, which is what DeepSpeed wraps."""
 
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -21,8 +21,8 @@ class Student(nn.Module):
         return self.backbone.one_step.predict(self.backbone.head, z, noise)
 
 
-class Auxiliary(nn.Module):
-    """psi: learns the student's score by the teacher's own training loss, on the student's tokens."""
+class Denoiser(nn.Module):
+    """A teacher in training, on real tokens; or psi, the auxiliary network, which learns the student's score on the student's tokens."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()

@@ -60,6 +60,9 @@ class Context(Protocol):
     @property
     def hidden(self) -> Int64[Tensor, "B P"]: ...
     def to(self, device: torch.device | str) -> Self: ...
+    def hidden_values(self) -> Float[Tensor, "B P D"]:
+        """Return the values of the tokens at `hidden`, which are the real ones in the contexts of training."""
+
     def with_values(self, values: Float[Tensor, "B L D"]) -> Self:
         """Return the same context with other values of all tokens, of which those at `hidden` are not looked at."""
 
@@ -114,8 +117,11 @@ class Codec(Protocol):
 class Contexts(Protocol):
     """The training contexts of stage 1, of one rank's share of the data."""
 
-    def batch(self, seed: int, step: int, size: int, generator: torch.Generator) -> Any:
-        """Return batch number `step` on the CPU: a Context of `size` images with some tokens hidden."""
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator, drop: float = 0.0) -> Any:
+        """Return batch number `step` on the CPU: a Context of `size` images with some tokens hidden.
+
+        drop: share of the images whose prompt is left out, so that a teacher learns to do without (for guidance).
+        """
 
 
 @dataclass(frozen=True)

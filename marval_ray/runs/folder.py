@@ -10,15 +10,18 @@ from marval_ray.files.places import portable
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.hub.layout import described
 from marval_ray.runs.looks import LOOKS
-from marval_ray.runs.stage import STAGES
+from marval_ray.runs.stage import STAGES, TEACHER
 
 FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
     f"{stage.learner}.{name}" for stage in STAGES for name in ("steps", "seconds", "log_every", "checkpoint_every")
 }
 """What a resumed run may set anew: how long it goes on, and what changes no number of an update."""
-RECORDS = ("config.json", *(stage.metrics for stage in STAGES), "summary.json")
+RECORDS = ("config.json", *(stage.metrics for stage in (*STAGES, TEACHER)), "summary.json")
 """What a run needs to go on, or to be looked at, besides its checkpoints."""
-OWN = ("config.json", "tensorboard", LOOKS, "summary.json", "report.html", ERRORS, *(name for stage in STAGES for name in stage.files))
+OWN = (
+    "config.json", "tensorboard", LOOKS, "summary.json", "report.html", ERRORS,
+    *(name for stage in (*STAGES, TEACHER) for name in stage.files),
+)  # fmt: skip
 """What a run leaves besides pictures."""
 
 

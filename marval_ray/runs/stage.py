@@ -64,7 +64,19 @@ RL = Stage(
     shown={"reward": "reward", "reward_std": "std", FD.held_out: FD.title, ACCURACY.held_out: "acc", SPEED.name: "img/s"},
 )
 STAGES = (GSIM, RL)
-"""In the order in which they run."""
+"""Of jobs/distill.py, in the order in which they run."""
+TEACHER = Stage(
+    name="teacher",
+    title="training",
+    learner="learner",
+    student="teacher.safetensors",
+    metrics="metrics-teacher.jsonl",
+    checkpoints="train-teacher",
+    plot="losses.png",
+    caption="Losses of the teacher; lines are running means.",
+    shown={"mse": "mse", SPEED.name: "img/s"},
+)
+"""Of jobs/train_teacher.py."""
 
 
 def stages_of(names: str) -> tuple[Stage, ...]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from marval_ray.positions import gather_tokens
+
 
 @dataclass(frozen=True)
 class MARContext:
@@ -22,6 +24,10 @@ class MARContext:
 
     def to(self, device: torch.device | str) -> "MARContext":
         return MARContext(*(value.to(device) for value in self._parts()))
+
+    def hidden_values(self) -> Float[Tensor, "B P D"]:
+        """Return the tokens at the hidden positions, the real ones in training."""
+        return gather_tokens(self.tokens, self.hidden)
 
     def with_values(self, values: Float[Tensor, "B L D"]) -> "MARContext":
         """Return the same places with other tokens."""
