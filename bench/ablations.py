@@ -26,6 +26,8 @@ GSIM: dict[str, Settings] = {
     "lambda = 1": {"gsim.weighting": "constant"},
     "half the learning rates": {"learner.lr": 1.25e-4, "learner.auxiliary_lr": 2.5e-4},
     "twice the learning rates": {"learner.lr": 5e-4, "learner.auxiliary_lr": 1e-3},
+    "learning rates to zero": {"learner.lr_end": 0.0},
+    "constant learning rates": {"learner.lr_end": 1.0},
 }
 """Changes of the first stage, one at a time."""
 

@@ -70,6 +70,8 @@ class Config(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, self, "chunk", prefix="--")
+        if self.keep and self.images:
+            raise ValueError("--keep writes down what is drawn, and --images are there already")
         self.workers.check("workers")
 
 
@@ -94,12 +96,12 @@ class Folder:
 
 def main(config: Config) -> None:
     with locked(Storage.of(str(config.out))):
-        folder = begin(config)
         inception, reference = Inception.load(config.inception), Reference.load(config.reference)
         stored = open_images(config.images) if config.images else None
         generation = None if stored else config.generation()
         labels = config.label_tensor(generation.model.config.num_classes) if generation else torch.zeros(len(stored or ())).long()
         check(config, stored, generation, reference, len(labels))
+        folder = begin(config)
         local_ray.begin(ignore_reinit_error=True, logging_level=logging.WARNING)
         team = hire(config.workers, inception, generation)
         if reference.images:
@@ -124,7 +126,7 @@ def begin(config: Config) -> Folder:
         if changed:
             raise ValueError(f"{config.out} began with other settings ({', '.join(changed)}): give the same, or --overwrite to begin anew")
     else:
-        for path in [*config.out.glob("samples/*"), *config.out.glob("reference/*")]:
+        for path in [*config.out.glob("samples/*"), *config.out.glob("reference/*"), *config.out.glob("images/*")]:
             path.unlink()
         write_json(settings, now)
     return folder
@@ -155,7 +157,6 @@ def check(config: Config, stored: StoredImages | None, generation: Generation | 
 
 def look(team: Team, folder: Folder, name: str, images: StoredImages) -> None:
     """Have the features of images that are there already."""
-
     missing = folder.missing(name, len(images))
     pieces = (Piece(number, "look", (images.pixels(number * folder.chunk, (number + 1) * folder.chunk),)) for number in missing)
     collect(team, folder, name, len(images), pieces, None)
@@ -163,7 +164,6 @@ def look(team: Team, folder: Folder, name: str, images: StoredImages) -> None:
 
 def draw(team: Team, folder: Folder, config: Config, labels: torch.Tensor) -> None:
     """Draw the images and have their features; write them down if somebody keeps them."""
-
     starts = {number: number * folder.chunk for number in folder.missing("samples", len(labels))}
     pieces = (
         Piece(number, "draw", (Prompts.of_labels(labels[first : first + folder.chunk]), config.seed, first, bool(config.keep)))
@@ -206,9 +206,14 @@ def write(config: Config, figures: Figures, labels: torch.Tensor) -> None:
     text = row(facts, figures)
     with atomic_path(config.out / "row.md") as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
-    if config.keep and config.keep.suffix == ".npz" and not config.images:
-        write_shuffled_npz(config.keep, FolderImages(config.out / "images"), labels.numpy())
     print(text)
+    if config.keep and config.keep.suffix == ".npz":
+        images = FolderImages(config.out / "images")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{len(images)} of {len(labels)} images were kept, the others were drawn without --keep: --overwrite draws all again"
+            )
+        write_shuffled_npz(config.keep, images, labels.numpy())
 
 
 def log_of(config: Config) -> Path:

@@ -1,4 +1,4 @@
-"""What a run of jobs/distill.py is doing, read from its folder: any machine that sees the folder will do.
+"""What a run of jobs/distill.py or jobs/train_teacher.py is doing, read from its folder: any machine that sees the folder will do.
 
     python jobs/status.py runs/demo
     python jobs/status.py /shared/runs/b --watch 5
@@ -6,6 +6,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from rich.table import Table
 from marval_ray import cli
 from marval_ray.files.storage import Storage
 from marval_ray.runs.folder import RECORDS
-from marval_ray.runs.stage import STAGES, Stage, rows_of, stages_of
+from marval_ray.runs.stage import TEACHER, Stage, rows_of, stages_of
 
 QUIET = 300.0
 """Seconds without news after which a run looks dead."""
@@ -48,24 +49,27 @@ def look(run: Storage) -> Group:
     run.pull(*RECORDS)
     path = run.folder / "config.json"
     if not path.exists():
-        raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py")
+        raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py or jobs/train_teacher.py")
     return summary(run, json.loads(path.read_text(encoding="utf-8")), time.time())
 
 
 def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:
     """Return a line about the run and a table for each stage that has begun."""
-    stages = [stage for stage in stages_of(settings["stages"]) if (run.folder / stage.metrics).exists()]
-    return Group(f"{run}: {state(run.folder, now)}", *(stage_table(run, stage, settings) for stage in stages))
+    stages = [stage for stage in stages_of(settings.get("stages", TEACHER.name)) if (run.folder / stage.metrics).exists()]
+    return Group(f"{run}: {state(run.folder, stages, now)}", *(stage_table(run, stage, settings) for stage in stages))
 
 
-def state(run: Path, now: float) -> str:
-    """Say in words how the run fares."""
+def state(run: Path, stages: Sequence[Stage], now: float) -> str:
+    """Say in words how the run fares, of whose stages `stages` have begun."""
     if (run / "summary.json").exists():
         return "finished, see report.html"
-    files = [run / stage.metrics for stage in STAGES if (run / stage.metrics).exists()]
-    if not files:
+    if not stages:
         return "no update yet"
-    quiet = now - max(file.stat().st_mtime for file in files)
+    last = max((run / stage.metrics).stat().st_mtime for stage in stages)
+    teacher = run / TEACHER.student
+    if TEACHER in stages and teacher.exists() and teacher.stat().st_mtime >= last:
+        return f"finished, see {TEACHER.student} and samples.png"
+    quiet = now - last
     age = f"last news {quiet:.0f} s ago"
     return f"running, {age}" if quiet < QUIET else f"{age}: ended, or waiting; --resume goes on from the last checkpoint"
 

@@ -59,6 +59,29 @@ def write_inception(path: Path) -> Path:
     return path
 
 
+def write_clip(folder: Path, side: int) -> Path:
+    """A CLIP with random weights, as `save_pretrained` writes it, with the tokenizer of the shipped reward's kind."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer  # takes seconds, and few need it
+
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokenizer = CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=16)
+    text = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": len(tokenizer), "max_position_embeddings": 16, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": side,
+        "patch_size": 8,
+    }  # fmt: skip
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
 def wish(label: int, seed: int, index: int = 0, loops: int = 64, temperature: float = 1.0) -> Wish:
     """An image of a class."""
     return Wish(Prompts.of_labels(torch.tensor([label])), seed, index, loops, temperature)

@@ -65,6 +65,11 @@ def test_drawn_images_are_measured_as_torch_fidelity_does_and_a_resumed_run_is_t
     succeed(*run, "--resume", "--keep", tmp_path / "again")
     assert json.loads((tmp_path / "run" / "figures.json").read_text()) == figures
     assert (FolderImages(tmp_path / "again").pixels(0, 15) == whole[15:30]).all()  # the one piece that was missing
+    (tmp_path / "run" / "samples" / "000002.safetensors").unlink()
+    assert "10 of 40 images were kept" in refuse(*run, "--resume", "--keep", tmp_path / "x.npz")
+    succeed(*run, "--overwrite", "--keep", tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as content:
+        assert len(content["arr_0"]) == 40 and content["arr_1"].tolist() != sorted(content["arr_1"].tolist())
 
 
 @pytest.mark.slow
@@ -90,12 +95,14 @@ def test_what_cannot_be_compared_is_refused_before_ray_starts(place, tmp_path):
     run = [FID, *options(place), "--labels", "0-9", "--out", tmp_path / "run"]
     assert "there is neither an .npz nor a folder" in refuse(*run, "--images", tmp_path / "nothing")
     np.savez(tmp_path / "large.npz", np.zeros((3, 32, 32, 3), np.uint8))
-    assert "the images are (32, 32) pixels, those of" in refuse(*run, "--images", tmp_path / "large.npz", "--overwrite")
+    assert "the images are (32, 32) pixels, those of" in refuse(*run, "--images", tmp_path / "large.npz")
     np.savez(tmp_path / "one.npz", np.zeros((1, 28, 28, 3), np.uint8))
-    assert "two images at least, not 1" in refuse(*run, "--images", tmp_path / "one.npz", "--overwrite")
-    assert "there is no checkpoint at" in refuse(*run, "--inception", tmp_path / "none.pth", "--overwrite")
+    assert "two images at least, not 1" in refuse(*run, "--images", tmp_path / "one.npz")
+    assert "there is no checkpoint at" in refuse(*run, "--inception", tmp_path / "none.pth")
+    assert "--images are there already" in refuse(*run, "--images", tmp_path / "one.npz", "--keep", tmp_path / "kept")
     (tmp_path / "empty").mkdir()
-    assert "has no files that end in .png" in refuse(*run, "--images", tmp_path / "empty", "--overwrite")
+    assert "has no files that end in .png" in refuse(*run, "--images", tmp_path / "empty")
     for name in ("0.png", "1.png"):
         (tmp_path / "empty" / name).write_bytes(b"no picture")
-    assert "0.png" in refuse(*run, "--images", tmp_path / "empty", "--overwrite")
+    assert "0.png" in refuse(*run, "--images", tmp_path / "empty")
+    assert not (tmp_path / "run" / "settings.json").exists()

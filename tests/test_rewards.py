@@ -6,8 +6,9 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from small import write_clip
 from torchvision import transforms
-from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import BlipTextConfig, BlipVisionConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
@@ -33,31 +34,7 @@ def pil_images(images):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP with random weights, as `save_pretrained` writes it, with the tokenizer of the shipped reward's kind."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    tokenizer = small_tokenizer()
-    text = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "vocab_size": len(tokenizer), "max_position_embeddings": 16, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": SIDE,
-        "patch_size": 8,
-    }  # fmt: skip
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
-    return folder
-
-
-def small_tokenizer():
-    from transformers import CLIPTokenizer
-
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=16)
+    return write_clip(tmp_path_factory.mktemp("clip"), SIDE)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (100, 70), (20, 20)])

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.status import newest, state, summary
 from marval_ray.files.storage import Storage
+from marval_ray.runs.stage import GSIM
 
 SETTINGS = {"stages": "gsim,rl", "learner": {"steps": 250}, "rl_learner": {"steps": 52}}
 
@@ -38,7 +39,7 @@ def test_a_half_written_line_is_left_for_the_next_look():
 
 def test_a_quiet_run_says_so(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
-    assert "--resume" in state(tmp_path, time.time() + 1000)
+    assert "--resume" in state(tmp_path, [GSIM], time.time() + 1000)
 
 
 def test_the_command(tmp_path):

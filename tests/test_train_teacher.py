@@ -87,6 +87,8 @@ def test_from_a_folder_of_pictures_to_a_model_that_draws(tmp_path):
     assert load_model(teacher / "teacher.safetensors").config.num_classes == 3
     assert {"samples.png", "losses.png", "metrics-teacher.jsonl", "config.json"} <= {path.name for path in teacher.iterdir()}
     assert "holds a" in refuse(*job, "--learner.steps", 6)
+    shown = succeed("jobs/status.py", teacher)
+    assert "finished, see teacher.safetensors" in shown and "teacher: update 6 of 6" in shown and "checkpoint_" in shown
     succeed(*job, "--learner.steps", 7, "--learner.warmup", 2, "--resume")
     assert read_metrics(teacher / "metrics-teacher.jsonl")[-1]["step"] == 7
 

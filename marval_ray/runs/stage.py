@@ -80,8 +80,8 @@ TEACHER = Stage(
 
 
 def stages_of(names: str) -> tuple[Stage, ...]:
-    """Return the stages that `--stages` names, such as "gsim,rl"."""
-    by_name = {stage.name: stage for stage in STAGES}
+    """Return the stages that `--stages` names, such as "gsim,rl", or "teacher"."""
+    by_name = {stage.name: stage for stage in (*STAGES, TEACHER)}
     return tuple(by_name[name] for name in names.split(","))
 
 
