@@ -8,16 +8,20 @@ from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.places import resolve
 from marval_ray.files.text import read_json
+from marval_ray.hub.exported import index_beside
 from marval_ray.prompts import imagenet_names, read_prompts
 
 
 def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
-    """Return a name for each class: from `file` (a line for each), else ImageNet's or the embedded ones when they fit.
+    """Return a name for each class: from `file` (a line for each), else an exported student's own, ImageNet's or the embedded ones.
 
     Raises ValueError when neither fits, or `file` has another number of lines.
     """
     if file is not None:
         return tuple(read_prompts(file, num_classes))
+    exported = index_beside(checkpoint)
+    if exported and exported.class_names:
+        return exported.class_names
     if num_classes == 1000:
         return imagenet_names()
     config = read_json(checkpoint.parent / "config.json")

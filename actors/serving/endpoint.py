@@ -17,6 +17,7 @@ from actors.serving.image_request import ModelCard
 from actors.serving.sampler_replica import Sampler
 from marval_ray.class_names import names_of
 from marval_ray.families.base import FamilyConfig
+from marval_ray.hub.exported import index_beside
 from marval_ray.hub.layout import codec_beside, read_config
 from marval_ray.runs.students import student_of
 
@@ -24,6 +25,10 @@ API_CPUS = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
 """Lets glibc reuse the memory of one loop in the next. Otherwise a thread that is not the main one gives it back and takes page
 faults for it in each: a third of its speed on CPUs."""
+
+
+STEPS = 16
+"""N_AR of requests that ask for none, of a student that says nothing of it."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -64,10 +69,12 @@ def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
 
 def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
     """Return the card. Raises ValueError when the names of the classes are unknown or `steps` is too large."""
-    if config.steps > model.num_tokens:
+    if config.steps is not None and config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
+    exported = index_beside(config.checkpoint)
+    steps = config.steps or (exported.loops if exported else min(STEPS, model.num_tokens))
     names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)
-    return ModelCard(config.name, names, model.num_tokens, config.steps, model.image_size)
+    return ModelCard(config.name, names, model.num_tokens, steps, model.image_size)
 
 
 def user_config(checkpoint: Path) -> dict[str, Any]:

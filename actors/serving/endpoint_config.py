@@ -21,11 +21,11 @@ class EndpointConfig:
     vae: Path | None = None
     """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""
     classes: Path | None = None
-    """A text file with the name of each class on a line; by default ImageNet's, or those of the embedded models."""
+    """A text file with the name of each class on a line; by default an exported student's own, ImageNet's or the embedded models'."""
     name: str = "marval"
     """The model's id in the API."""
-    steps: int = 16
-    """N_AR of requests that ask for none."""
+    steps: int | None = None
+    """N_AR of requests that ask for none; by default an exported student's own, else 16."""
     batch: int = 64
     """Most images that a replica draws at once."""
     queue: int = 256
@@ -51,8 +51,9 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "queue", "deadline", "min_replicas"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be more than 0, got {value}")
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
 

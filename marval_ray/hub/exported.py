@@ -46,6 +46,11 @@ class Index:
             raise ValueError(f"{path} is not what jobs/export.py writes: {error}") from error
 
 
+def index_beside(checkpoint: Path) -> Index | None:
+    """Return what is told of the exported student at `checkpoint`, None of another checkpoint. Raises ValueError as `Index.read` does."""
+    return Index.read(checkpoint.parent) if (checkpoint.parent / INDEX).is_file() else None
+
+
 def weights_in(folder: Path) -> Path:
     """Return where an exported student's weights are. Raises ValueError when they are not there."""
     path = folder / f"{WEIGHTS}.safetensors"
