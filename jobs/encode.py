@@ -31,9 +31,10 @@ from marval_ray.families.mar.vae import VAE, codec_id
 from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary
-from marval_ray.files.image_tables import Columns, ImageTables, read_rows
+from marval_ray.files.image_tables import Columns, ImageTables
 from marval_ray.files.latents import CLASSES, CODEC, latents_schema
 from marval_ray.files.storage import Storage
+from marval_ray.files.tar_shards import TarShards
 from marval_ray.runs.lock import locked
 
 PART = 4096
@@ -44,8 +45,9 @@ PART = 4096
 class Config:
     images: Path
     """Parquet (a file, or a folder of parts) with a column of images (a PNG, JPEG, ... file's bytes, or what Hugging
-    Face's `datasets` writes) and one of labels; or a folder with a subfolder of image files for each class, labelled
-    0, 1, ... in alphabetical order."""
+    Face's `datasets` writes) and one of labels; tar files as WebDataset has them (a file, or a folder), members NAME.jpg beside
+    NAME.cls or a NAME.json with a `label`; or a folder with a subfolder of image files for each class, labelled 0, 1, ... in
+    alphabetical order."""
     out: Path
     """The Parquet file to write."""
     vae: Path = assets_index.VAE
@@ -66,7 +68,7 @@ class Config:
     group: int = 500
     """Latents in a row group; learner ranks share a file by row groups."""
     split: str = "train"
-    """Which files to take of a folder of Parquet whose names tell splits, such as test-00000-of-00002.parquet."""
+    """Which files to take of a folder of Parquet or tar files whose names tell splits, such as test-00000-of-00002.parquet."""
     image_column: str | None = None
     """Column of the images in Parquet; by default `image`, `img`, ..., or the only one that `datasets` takes for images."""
     label_column: str | None = None
@@ -173,8 +175,8 @@ def start_ray(config: Config) -> None:
 def read(images: ImageSet, start: int) -> ray.data.Dataset:
     """Read the images from number `start` on, as `Decoder` takes them."""
     places = ray.data.from_arrow(images.tables(start))
-    if isinstance(images, ImageTables):
-        return places.map_batches(read_rows, batch_size=1, batch_format="pyarrow")
+    if isinstance(images, (ImageTables, TarShards)):
+        return places.map_batches(images.read, batch_size=1, batch_format="pyarrow")
     return places
 
 

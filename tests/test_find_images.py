@@ -13,7 +13,7 @@ import pytest
 from marval_ray.files.class_folders import ClassFolders
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet, summary
-from marval_ray.files.image_tables import Columns, ImageTables, read_rows
+from marval_ray.files.image_tables import Columns, ImageTables
 from marval_ray.files.images import encode_png
 
 PNG = encode_png(np.zeros((4, 4, 1), np.uint8))
@@ -163,7 +163,7 @@ def test_datasets_layout_of_the_hub(tmp_path):
     found = find(tmp_path)
     assert isinstance(found, ImageTables)
     assert found.labels.tolist() == [0, 1, 0, 1] and found.names == ("cat", "dog") and found.image_column == "img"
-    assert found.left_out == {"hidden or of the system": 1, "beside the Parquet": 1, "Parquet of other splits than train": 1}
+    assert found.left_out == {"hidden or of the system": 1, "beside the Parquet": 1, "files of other splits than train": 1}
     assert len(find(tmp_path, split="test")) == 2
     with pytest.raises(ValueError, match="holds the split.* test, train and no validation: choose by --split"):
         find(tmp_path, split="validation")
@@ -202,7 +202,7 @@ def test_what_is_no_parquet_is_named(tmp_path):
 
 def rows_of(found: ImageSet, start: int = 0) -> list[tuple[int, bytes | None, str]]:
     return [
-        (row["row"], row["image"], row["fault"]) for task in found.tables(start) for table in read_rows(task) for row in table.to_pylist()
+        (row["row"], row["image"], row["fault"]) for task in found.tables(start) for table in found.read(task) for row in table.to_pylist()
     ]
 
 

@@ -1,9 +1,12 @@
 """Columns of labels as people write them, integers, booleans, whole floats or text, as class numbers."""
 
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 MISSING = np.iinfo(np.int64).min
 """The number of a row without a label."""
@@ -47,6 +50,22 @@ def number(columns: list[pa.ChunkedArray]) -> tuple[Int64[np.ndarray, " N"], tup
 
 def _filled(labels: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(labels.cast(pa.int64()), MISSING).to_numpy()
+
+
+def usable(
+    labels: Int64[np.ndarray, " N"], names: tuple[str, ...] | None, place: Callable[[int], str], skip_bad: bool, left_out: Counter[str]
+) -> Bool[np.ndarray, " N"]:
+    """Tell which labels can be used; the others are counted in `left_out`. place: where image number i lies.
+
+    Raises ValueError at the first that cannot, unless `skip_bad`.
+    """
+    faults = {label: reason for label in np.unique(labels).tolist() if (reason := fault(label, names))}
+    bad = np.isin(labels, list(faults))
+    if bad.any() and not skip_bad:
+        first = int(bad.argmax())
+        raise ValueError(f"{place(first)} {faults[int(labels[first])]}: --skip-bad leaves out such rows, {bad.sum():,} of {len(bad):,}")
+    left_out["without a class"] += int(bad.sum())
+    return ~bad
 
 
 def fault(label: int, names: tuple[str, ...] | None) -> str | None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from marval_ray.files.decoding import shown
-from marval_ray.files.image_labels import fault, number, plain
+from marval_ray.files.image_labels import number, plain, usable
 from marval_ray.files.image_set import ImageSet, split_of
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -89,6 +89,21 @@ class ImageTables(ImageSet):
             for number in np.unique(numbers)
         ]  # fmt: skip
 
+    @staticmethod
+    def read(task: pa.Table) -> Iterator[pa.Table]:
+        """Yield the images of one row of `tables` as tables of SCHEMA; `fault` says why an image is null."""
+        (place,) = task.to_pylist()
+        rows, labels, done = np.array(place["rows"]), pa.array(place["labels"], pa.int64()), 0
+        try:
+            for first, images in _batches(os.fsdecode(place["file"]), place["column"], int(rows[0])):
+                stop = int(np.searchsorted(rows, first + len(images)))
+                wanted = images.take(pa.array(rows[done:stop] - first))  # rows without a class are passed by
+                yield _table(wanted, labels[done:stop], rows[done:stop], place["file"], "holds no image")
+                done = stop
+        except (OSError, pa.ArrowInvalid) as error:
+            nothing = pa.nulls(len(rows) - done, pa.binary())
+            yield _table(nothing, labels[done:], rows[done:], place["file"], f"cannot be read: {error}")
+
     def places(self, stop: int) -> bytes:
         files = "\0".join(f"{shown(str(self.files[n]))} {self.files[n].stat().st_size}" for n in np.unique(self.file_numbers[:stop]))
         return files.encode() + self.file_numbers[:stop].tobytes() + self.rows[:stop].tobytes()
@@ -108,16 +123,10 @@ def list_rows(files: list[Path], columns: Columns, skip_bad: bool, left_out: Cou
     counts = [len(labels) for _, labels, _ in found]
     file_numbers = np.repeat(np.arange(len(files)), counts)
     rows = np.concatenate([np.arange(count) for count in counts])
-    faults = {label: reason for label in np.unique(labels).tolist() if (reason := fault(label, names))}
-    bad = np.isin(labels, list(faults))
-    if bad.any() and not skip_bad:
-        first = int(bad.argmax())
-        place = f"{files[file_numbers[first]]} row {rows[first]}"
-        raise ValueError(f"{place} {faults[int(labels[first])]}: --skip-bad leaves out such rows, {bad.sum():,} of {len(bad):,}")
-    if bad.all():
-        raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no rows{' with a class' * len(bad[:1])}")
-    left_out["without a class"] += int(bad.sum())
-    return ImageTables(labels[~bad], names, +left_out, files, found[0][0], file_numbers[~bad], rows[~bad])
+    good = usable(labels, names, lambda i: f"{files[file_numbers[i]]} row {rows[i]}", skip_bad, left_out)
+    if not good.any():
+        raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no rows{' with a class' * len(good[:1])}")
+    return ImageTables(labels[good], names, +left_out, files, found[0][0], file_numbers[good], rows[good])
 
 
 def _read_labels(file: Path, columns: Columns) -> tuple[str, pa.ChunkedArray, tuple[str, ...] | None]:
@@ -143,23 +152,8 @@ def pick_split(folder: Path, files: list[Path], split: str, left_out: Counter[st
         return files
     if split not in named:
         raise ValueError(f"{folder} holds the split(s) {', '.join(named)} and no {split}: choose by --split")
-    left_out[f"Parquet of other splits than {split}"] += sum(name != split for name in splits.values())
+    left_out[f"files of other splits than {split}"] += sum(name != split for name in splits.values())
     return [file for file in files if splits[file] == split]
-
-
-def read_rows(task: pa.Table) -> Iterator[pa.Table]:
-    """Yield the images of one row of `ImageTables.tables` as tables of SCHEMA; `fault` says why an image is null."""
-    (place,) = task.to_pylist()
-    rows, labels, done = np.array(place["rows"]), pa.array(place["labels"], pa.int64()), 0
-    try:
-        for first, images in _batches(os.fsdecode(place["file"]), place["column"], int(rows[0])):
-            stop = int(np.searchsorted(rows, first + len(images)))
-            wanted = images.take(pa.array(rows[done:stop] - first))  # rows without a class are passed by
-            yield _table(wanted, labels[done:stop], rows[done:stop], place["file"], "holds no image")
-            done = stop
-    except (OSError, pa.ArrowInvalid) as error:
-        nothing = pa.nulls(len(rows) - done, pa.binary())
-        yield _table(nothing, labels[done:], rows[done:], place["file"], f"cannot be read: {error}")
 
 
 def _batches(file: str, column: str, row: int) -> Iterator[tuple[int, pa.Array]]:
