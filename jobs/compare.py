@@ -7,6 +7,7 @@ A checkpoint is a file, a run, of which the newest student counts, an exported f
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -63,8 +64,8 @@ class Config:
         check_at_least(1, self, "per_label", "sets", "batch", "columns", prefix="--")
         check_loops(self.n_ar, "--n-ar")
         check_seed(self.seed)
-        if len(self.checkpoints) < 2:
-            raise ValueError("name two checkpoints at least: files, runs or exported folders")
+        if len(set(self.checkpoints)) < max(2, len(self.checkpoints)):
+            raise ValueError("name two checkpoints at least, each once: files, runs or exported folders")
 
 
 def main(config: Config) -> None:
@@ -72,20 +73,24 @@ def main(config: Config) -> None:
     sources = {name: source(name, config, loops=max(config.n_ar)) for name in config.checkpoints}
     generations = {name: each.generation() for name, each in sources.items()}  # before minutes of drawing
     first = generations[config.checkpoints[0]]
+    check_alike(generations)
     labels = torch.tensor(parse_labels(config.labels, first.model.config.num_classes))
     prompts = Prompts.of_labels(labels.repeat(config.per_label))
     check_count(len(prompts), config.sets)
     rewards = {text: load_reward([text], first.model.device) for text in config.rewards}
     texts = prompt_texts(config, sources[config.checkpoints[0]], first) if rewards else ()
     judges = judges_of(first)
+    if judges:
+        judges.a.check_labels(labels)
+    titles = titled(config.checkpoints)
     rows: list[Row] = []
     grids: dict[str, Float[Tensor, "N C H W"]] = {}
     for name, generation in generations.items():
         for loops in config.n_ar:
-            row, images = drawn(name, generation.with_loops(loops), prompts, config, judges)
+            row, images = drawn(titles[name], generation.with_loops(loops), prompts, config, judges)
             rows.append(row | scored(rewards, images, prompts, texts, config.sets))
             count = min(config.columns, config.per_label)
-            grids[f"{titled(name)}, {loops}"] = images[: count * len(labels)].unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
+            grids[f"{titles[name]}, {loops}"] = images[: count * len(labels)].unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
     write(config, rows, grids, [str(label) for label in labels.tolist()])
 
 
@@ -95,6 +100,15 @@ def source(name: str, config: Config, loops: int) -> Source:
     if name == TEACHER:
         return replace(common, teacher=True, checkpoint=assets_index.TEACHER)
     return replace(common, checkpoint=student_of(Path(name)))
+
+
+def check_alike(generations: dict[str, Generation]) -> None:
+    """Raise ValueError unless all draw images of one size for the same number of classes."""
+    found = {(one.model.config.image_size, one.model.config.num_classes) for one in generations.values()}
+    if len(found) > 1:
+        configs = {name: one.model.config for name, one in generations.items()}
+        told = ", ".join(f"{name}: {c.num_classes} classes, {c.image_size} pixels" for name, c in configs.items())
+        raise ValueError(f"these draw different things and cannot be compared ({told})")
 
 
 def judges_of(generation: Generation) -> Judges | None:
@@ -107,14 +121,14 @@ def judges_of(generation: Generation) -> Judges | None:
 
 
 def drawn(
-    name: str, generation: Generation, prompts: Prompts, config: Config, judges: Judges | None
+    title: str, generation: Generation, prompts: Prompts, config: Config, judges: Judges | None
 ) -> tuple[Row, Float[Tensor, "N C H W"]]:
     """Return the figures of a model's images, and these."""
     began = time.perf_counter()
-    images = generation.images(prompts, config.seed, progress=f"{titled(name)} N_AR={generation.loops}")
+    images = generation.images(prompts, config.seed, progress=f"{title} N_AR={generation.loops}")
     speed = len(images) / (time.perf_counter() - began)
     figures = judges.score(images, prompts.labels, config.sets) if judges else {}
-    return {"model": titled(name), "n_ar": generation.loops, **figures, SPEED.name: speed}, images
+    return {"model": title, "n_ar": generation.loops, **figures, SPEED.name: speed}, images
 
 
 def scored(
@@ -175,10 +189,10 @@ def write(config: Config, rows: list[Row], grids: dict[str, Float[Tensor, "N C H
     print(config.out / "compare.html")
 
 
-def titled(name: str) -> str:
-    """Return what a checkpoint is called in tables."""
-    path = Path(name)
-    return f"{path.parent.name}/{path.stem}" if path.suffix else path.name
+def titled(names: Sequence[str]) -> dict[str, str]:
+    """Return what each checkpoint is called in tables: the end of its path, the whole of it where ends are alike."""
+    short = {name: f"{Path(name).parent.name}/{Path(name).stem}" if Path(name).suffix else Path(name).name for name in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in names}
 
 
 if __name__ == "__main__":

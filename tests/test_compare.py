@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from commands import refuse, succeed
 from PIL import Image
+from small import MODEL, write_teacher
 
 from jobs import compare
 from marval_ray.embedded import assets_index
 
-COMPARE = "jobs/compare.py"
+COMPARE, STUDENT = "jobs/compare.py", assets_index.STUDENT
 
 
 def test_a_student_is_told_from_the_teacher_without_training(tmp_path):
@@ -50,13 +51,25 @@ def test_the_teacher_draws_with_its_chain():
     ("arguments", "said"),
     [
         (["teacher"], "name two checkpoints at least"),
+        (["teacher", "teacher"], "name two checkpoints at least, each once"),
         (["teacher", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["teacher", "teacher", "--n-ar", 65], "--n-ar 65 is more than the 64 tokens of an image"),
-        (["teacher", "teacher", "--n-ar", 0], "--n-ar must be one number or several, at least 1, got 0"),
-        (["teacher", "teacher", "--rewards", "pickscore:nowhere/at/all"], "reward pickscore: there is nothing at nowhere/at/all"),
-        (["teacher", "teacher", "--labels", "11"], "the model's classes are 0-9"),
+        (["teacher", STUDENT, "--n-ar", 65], "--n-ar 65 is more than the 64 tokens of an image"),
+        (["teacher", STUDENT, "--n-ar", 0], "--n-ar must be one number or several, at least 1, got 0"),
+        (["teacher", STUDENT, "--rewards", "pickscore:nowhere/at/all"], "reward pickscore: there is nothing at nowhere/at/all"),
+        (["teacher", STUDENT, "--labels", "11"], "the model's classes are 0-9"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_drawn(arguments, said, tmp_path):
     assert said in refuse(COMPARE, *arguments, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_of_other_classes_are_not_compared(tmp_path):
+    model = write_teacher(tmp_path / "other", MODEL)
+    said = refuse(COMPARE, STUDENT, model, "--vae", assets_index.VAE, "--labels", 0, "--out", tmp_path / "out")
+    assert "these draw different things and cannot be compared" in said and "3 classes, 256 pixels" in said
+
+
+def test_checkpoints_whose_paths_end_alike_are_called_by_the_whole_of_it():
+    assert compare.titled(["a/run/student.safetensors", "teacher"]) == {"a/run/student.safetensors": "run/student", "teacher": "teacher"}
+    assert list(compare.titled(["a/run", "b/run"]).values()) == ["a/run", "b/run"]
