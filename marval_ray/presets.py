@@ -63,9 +63,9 @@ _TINY_PRESET = Preset(
     ),
     rl_learner=LearnerConfig(
         steps=52, batch=40, lr=2e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
-        threads_per_worker=2, checkpoint_every=26,
+        threads_per_worker=2, checkpoint_every=13,
     ),
-    guard=GuardConfig(every=26, samples=1000, loops=(8,)),
+    guard=GuardConfig(every=13, samples=1000, loops=(8,)),
     files=Files(
         teacher=assets_index.TEACHER, latents=assets_index.LATENTS, vae=assets_index.VAE,
         classifier=assets_index.CLASSIFIER, reference=assets_index.REFERENCE,
