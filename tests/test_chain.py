@@ -72,7 +72,8 @@ def test_the_whole_way(preset, files, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(path)
     succeed("jobs/encode.py", "--images", tmp_path / "images", "--vae", vae, "--out", latents, "--batch", 8)
-    (tmp_path / "names.txt").write_text("apple\nboat\n")
+    names = ("apple", "boat", *(f"thing {label}" for label in range(2, model.num_classes)))
+    (tmp_path / "names.txt").write_text("\n".join(names))
     succeed(
         DISTILL, "--preset", preset, *options("model", model), "--teacher", teacher, "--vae", vae, "--latents", latents, *CPU,
         "--learner.steps", 2, "--rl-learner.steps", 2, "--rl.rewards", f"pickscore:{write_clip(tmp_path / 'clip', 32)}",

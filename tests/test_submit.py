@@ -30,6 +30,16 @@ def wait_for(url: str, token: str, seconds: float = 90) -> None:
             time.sleep(1)
 
 
+def submitted(command: list[str], env: dict[str, str], seconds: float = 90) -> subprocess.CompletedProcess:
+    """Run `ray job submit`; a head whose dashboard answers may have no agent yet that takes jobs."""
+    end = time.monotonic() + seconds
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=env, timeout=300, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > end:
+            return done
+        time.sleep(2)
+
+
 @pytest.fixture(params=["token", "disabled"], scope="module")
 def cluster(request, tmp_path_factory):
     """(environment of a client, address of the dashboard) of a head node of its own, whose user has a home of its own."""
@@ -60,9 +70,7 @@ def test_the_job_runs_on_a_cluster(cluster):
         "--learner.steps", "2", *map(str, SHORT),
     ]  # fmt: skip
     without_address = {name: value for name, value in (os.environ | env).items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [*submit, "--out", "runs/submitted"], cwd=ROOT, env=without_address, timeout=300, capture_output=True, text=True
-    )
+    done = submitted([*submit, "--out", "runs/submitted"], without_address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Ray deletes the job's working directory, so the run is in the home of the user that the cluster runs as.
     assert Path(env["HOME"], "runs", "submitted", "report.html").exists()
