@@ -52,6 +52,8 @@ def cluster(request, tmp_path_factory):
     command = [
         RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
         "--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/marval-{port}",
+        # The agent that takes jobs has one port by default, which another Ray on this machine may hold.
+        f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with open(home / "head.log", "w", encoding="utf-8") as log:
         head = subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log, start_new_session=True)
