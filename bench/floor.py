@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tables import table
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import BY_JUDGE, error_of
+from marval_ray.evaluation.metrics import BY_JUDGE, error_of, markdown_table
 from marval_ray.files.images import read_images, to_tensor
 
 
@@ -34,7 +33,7 @@ def main(config: Config) -> None:
         count = size * config.sets
         figures = judges.score(to_tensor(pixels[:count]), torch.from_numpy(classes[:count].copy()), config.sets)
         lines.append([f"{size:,}", *(metric.text(figures[name], figures.get(error_of(name))) for name, metric in BY_JUDGE.items())])
-    print(table(["images", *(metric.title for metric in BY_JUDGE.values())], lines))
+    print(markdown_table(["images", *(metric.title for metric in BY_JUDGE.values())], lines))
 
 
 if __name__ == "__main__":

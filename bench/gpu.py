@@ -21,7 +21,6 @@ import torch.distributed as dist
 from cost import CLIP_H
 from records import PRESETS
 from sampling import random_model, seconds_of
-from tables import table
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
@@ -33,6 +32,7 @@ from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.autoencoder import KL16, KLVAE, load_vae
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
@@ -204,7 +204,7 @@ def main(config: Config) -> None:
             if config.json:
                 write_json(config.json, [asdict(result) for result in results])
     rows = [[r.preset, r.part, str(r.batch), f"{1000 * r.seconds:.2f}", f"{r.gigabytes:.1f}"] for r in results]
-    print(table(["model", "part", "batch", "ms an image", "GB"], rows))
+    print(markdown_table(["model", "part", "batch", "ms an image", "GB"], rows))
     dist.destroy_process_group()
 
 

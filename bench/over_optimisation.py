@@ -15,12 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from records import DEFAULT, JOB, Settings, flags_of, slug, write
 from safetensors.torch import load_file
-from tables import table
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.judges import Figures, Judges
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, error_of
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, error_of, markdown_table
 from marval_ray.evaluation.scores import Scores
 from marval_ray.families.generation import student_generation
 from marval_ray.files.tensors import StateDict
@@ -69,7 +68,7 @@ def main(config: Config) -> None:
     picture = config.document.parent / "images/over-optimisation.png"
     plot(picture, courses)
     write(config.document, TEXT.format(
-        updates=config.updates, samples=config.samples, sets=config.sets, table=table(
+        updates=config.updates, samples=config.samples, sets=config.sets, table=markdown_table(
             ["", "updates", "reward, SD", *(BY_JUDGE[name].title for name in COLUMNS)],
             [line for one in courses for line in lines(one, config.every)],
         ),

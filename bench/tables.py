@@ -6,17 +6,11 @@ from statistics import mean, median, stdev
 from records import Summary
 
 from marval_ray.evaluation.claims import better
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, SPEED, Metric, by_b, error_of, with_error
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, SPEED, Metric, by_b, error_of, markdown_table, with_error
 from marval_ray.evaluation.sweep import Row
 from marval_ray.presets import SAMPLERS
 from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
 from marval_ray.runs.stage import GSIM, RL
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """In Markdown."""
-    lines = [heads, ["--"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def over(values: Iterable[float], form: str, error: float | None = None) -> str:
@@ -68,7 +62,7 @@ def headline(runs: list[Summary], metrics: Iterable[str] | None = None) -> str:
         loops = " / ".join(dict.fromkeys(str(each.loops) for each in at))
         speed = median(each.speed for each in at)
         lines.append([title, sampling.format(loops=loops, steps=STEPS), *cells(at, shown), f"{speed:.3g}"])
-    return table(["", "sampling", *(metric.title for metric in shown), SPEED.title], lines)
+    return markdown_table(["", "sampling", *(metric.title for metric in shown), SPEED.title], lines)
 
 
 def claims(runs: list[Summary]) -> str:
@@ -126,7 +120,7 @@ def loop_table(runs: list[Summary]) -> str:
         right = [over((row[metric.name] for row in students), metric.form) for metric in metrics]
         lines.append([str(n), *left, *right, f"{median(row[SPEED.name] for row in students):.3g}"])
     heads = [*(metric.title for metric in metrics), SPEED.title]
-    return table(["N_AR", f"teacher {heads[0]}", *heads[1:], f"student {heads[0]}", *heads[1:]], lines)
+    return markdown_table(["N_AR", f"teacher {heads[0]}", *heads[1:], f"student {heads[0]}", *heads[1:]], lines)
 
 
 def counted(number: int, thing: str) -> str:
@@ -141,7 +135,7 @@ def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:
         for title, run in variants.items()
     ]
     heads = [head for n in loops for head in (f"{shown[0].title}, {n} loops", *(metric.title for metric in shown[1:]))]
-    return table(["change", *heads, "GSIM seconds"], lines)
+    return markdown_table(["change", *heads, "GSIM seconds"], lines)
 
 
 def rl_table(variants: dict[str, list[Summary]]) -> str:
@@ -154,4 +148,4 @@ def rl_table(variants: dict[str, list[Summary]]) -> str:
         for title, runs in variants.items()
     ]
     before = ["before RL", "0", *cells([start], shown), "0"]
-    return table(["change", "reward", *(metric.title for metric in shown), "updates"], [before, *lines])
+    return markdown_table(["change", "reward", *(metric.title for metric in shown), "updates"], [before, *lines])

@@ -217,9 +217,10 @@ def updates(
             return
         done = step + 1
         left = leave()
-        if (done == config.steps or left.over) and not learner.done:
+        ended = done == config.steps or left.over
+        if ended and not learner.done:
             window[-1] |= learner.end(done)
-        last = done == config.steps or learner.done or left.over or left.asked
+        last = ended or learner.done or left.asked
         if done % config.log_every == 0 or last:
             rate = len(window) * config.batch * config.workers / (time.perf_counter() - began)
             yield done, averages(window, learner.device) | {"images_per_second": rate, "skipped": float(learner.skipped)}

@@ -14,7 +14,7 @@ from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.inception import InceptionFeatures
 from marval_ray.evaluation.inception_score import ScoreSums, chunks_of
 from marval_ray.evaluation.kernel import kernel_distance_of_subsets
-from marval_ray.evaluation.metrics import Metric
+from marval_ray.evaluation.metrics import Metric, markdown_table
 from marval_ray.evaluation.moments import Moments
 from marval_ray.evaluation.precision_recall import precision, recall
 
@@ -36,7 +36,7 @@ def row(facts: dict[str, Any], figures: Figures) -> str:
     heads = [*facts, *(metric.title for metric in FIGURES)]
     values = [figures.get(metric.name) for metric in FIGURES]
     cells = [*map(str, facts.values()), *("-" if value is None else metric.text(value) for metric, value in zip(FIGURES, values))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["--"] * len(heads), cells))
+    return markdown_table(heads, [cells])
 
 
 class Gathered:

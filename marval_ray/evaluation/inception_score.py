@@ -2,19 +2,18 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from marval_ray.files.stored_images import shuffled
+
 CHUNKS = 10
-SHUFFLE = 2020
-"""Seed of the order in which images are cut into chunks: torch-fidelity's."""
 
 
 def chunks_of(images: int) -> Int64[Tensor, " N"]:
     """Return the chunk, 0..9, of each of so many images; torch-fidelity shuffles them, since classes often come in order."""
-    order = torch.from_numpy(np.random.RandomState(SHUFFLE).permutation(images))
+    order = torch.from_numpy(shuffled(images))
     bounds = torch.arange(1, CHUNKS) * images // CHUNKS
     chunks = torch.empty(images, dtype=torch.long)
     chunks[order] = torch.bucketize(torch.arange(images), bounds, right=True)

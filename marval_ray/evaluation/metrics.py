@@ -1,5 +1,6 @@
 """What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -35,6 +36,12 @@ class Metric:
 def with_error(value: Any, error: Any, form: str) -> str:
     """Return a value as text, with its standard error where that is not None."""
     return f"{value:{form}}" + ("" if error is None else f" ± {error:{form}}")
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heads, ["--"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def by_b(name: str) -> str:

@@ -3,17 +3,18 @@
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.images import decode_image
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 SHUFFLE = 2020
-"""Seed of the order in an .npz: ADM's Inception score takes chunks of it as they lie, so classes must not come one by one."""
+"""Seed of the order, torch-fidelity's: Inception scores are of chunks of it, and ADM takes those of a file as they lie."""
 
 
 class StoredImages(ABC):
@@ -58,12 +59,17 @@ class FolderImages(StoredImages):
         return len(self.files)
 
     def pixels(self, start: int, stop: int) -> UInt8[np.ndarray, "N H W C"]:
-        first = self._read(self.files[0])
         read = [self._read(path) for path in self.files[start:stop]]
         for path, pixels in zip(self.files[start:stop], read):
-            if pixels.shape != first.shape:
-                raise ValueError(f"{path} is {shape(pixels)}, {self.files[0].name} is {shape(first)}: images of one size can be compared")
+            if pixels.shape != self.shape:
+                both = f"{path} is {told(pixels.shape)}, {self.files[0].name} is {told(self.shape)}"
+                raise ValueError(f"{both}: images of one size can be compared")
         return np.stack(read)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first image."""
+        return self._read(self.files[0]).shape
 
     def _read(self, path: Path) -> UInt8[np.ndarray, "H W C"]:
         try:
@@ -72,9 +78,14 @@ class FolderImages(StoredImages):
             raise ValueError(f"{path} {error}") from error
 
 
-def shape(pixels: UInt8[np.ndarray, "H W C"]) -> str:
+def told(shape: tuple[int, ...]) -> str:
     """Say the size of an image: rows, columns, channels."""
-    return " x ".join(map(str, pixels.shape))
+    return " x ".join(map(str, shape))
+
+
+def shuffled(count: int) -> Int64[np.ndarray, " N"]:
+    """Return the random order in which torch-fidelity, and an .npz that is written here, have so many images."""
+    return np.random.RandomState(SHUFFLE).permutation(count)
 
 
 def open_images(path: Path) -> StoredImages:
@@ -95,7 +106,7 @@ def open_images(path: Path) -> StoredImages:
 
 def write_shuffled_npz(path: Path, images: StoredImages, labels: np.ndarray) -> None:
     """Write ADM's form, arr_0 (images) and arr_1 (labels), in a random order; one image is in memory at a time."""
-    order = np.random.RandomState(SHUFFLE).permutation(len(images))
+    order = shuffled(len(images))
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         shaped = (len(images), *images.pixels(0, 1).shape[1:])
         _write_array(archive, "arr_0", np.dtype(np.uint8), shaped, (images.pixels(i, i + 1) for i in order.tolist()))

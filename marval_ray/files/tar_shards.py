@@ -112,6 +112,7 @@ def _samples(file: Path, left_out: Counter[str]) -> list[Sample]:
     """List the images of one shard in their order; members of other kinds are counted."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
+    known = suffixes()
     try:
         with tarfile.open(file, "r:") as shard:
             for member in shard:
@@ -120,7 +121,7 @@ def _samples(file: Path, left_out: Counter[str]) -> list[Sample]:
                 key = f"{folder}/{stem}"
                 if not member.isfile() or base.startswith("."):
                     continue
-                if f".{ending.lower()}" in suffixes():
+                if f".{ending.lower()}" in known:
                     images[key] = member.offset_data, member.size
                 elif ending in (LABEL, "json"):
                     label = _label(shard.extractfile(member).read(), ending)  # type: ignore[union-attr]  # it is a file

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of
+from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of, markdown_table
 from marval_ray.hub.exported import Index
 from marval_ray.runs.measured import TITLES, Measured, measured_in
 
@@ -71,9 +71,8 @@ def made(told: Mapping[str, Any]) -> str:
 def table(rows: list[Measured]) -> str:
     """Return the figures in Markdown, a row for each model and moment."""
     metrics = [metric for name, metric in BY_JUDGE.items() if all(name in row.scores for row in rows)]
-    lines = [["", "N_AR", *(metric.title for metric in metrics), SPEED.title]]
-    lines.append(["--"] * len(lines[0]))
+    lines = []
     for row in rows:
         cells = [metric.text(row.scores[metric.name], row.scores.get(error_of(metric.name))) for metric in metrics]
         lines.append([TITLES[row.model, row.when], str(row.loops), *cells, f"{row.speed:.3g}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["", "N_AR", *(metric.title for metric in metrics), SPEED.title], lines)

@@ -58,6 +58,6 @@ def flat_name(model: str, key: str, when: str) -> str:
     return "_".join(part for part in (model, key, when) if part)
 
 
-def gain(summary: Mapping[str, float]) -> float:
-    """Return what RL added to the mean reward, in standard deviations of an image's reward before."""
-    return (summary["reward_after"] - summary["reward_before"]) / summary["reward_before_std"]
+def gain(summary: Mapping[str, float], name: str = "reward") -> float:
+    """Return what RL added to the mean of a reward, in standard deviations of an image's reward before."""
+    return (summary[f"{name}_after"] - summary[f"{name}_before"]) / summary[f"{name}_before_std"]

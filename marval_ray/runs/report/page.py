@@ -84,9 +84,8 @@ def cards(summary: dict[str, Any]) -> list[KeyFigure]:
         note = f"from {summary['reward_before']:.3g}, in standard deviations of an image's reward before"
         found.append(KeyFigure("Reward", f"{gain(summary):+.2f}", note))
     for name in (key.removesuffix("_before_std") for key in summary if key.startswith("held_out_") and key.endswith("_before_std")):
-        change = (summary[f"{name}_after"] - summary[f"{name}_before"]) / summary[f"{name}_before_std"]
         title = f"{name.removeprefix('held_out_')}, held out"
-        found.append(KeyFigure(title, f"{change:+.2f}", f"from {summary[f'{name}_before']:.3g}; nothing was trained on it"))
+        found.append(KeyFigure(title, f"{gain(summary, name):+.2f}", f"from {summary[f'{name}_before']:.3g}; nothing was trained on it"))
     if has("fd_ratio"):
         second = f"; {summary['fd_b_ratio']:.2f} by judge B" if has("fd_b_ratio") else ""
         found.append(KeyFigure("FD, student : teacher", f"{summary['fd_ratio']:.2f}", f"below 1 the student is better{second}"))
