@@ -166,11 +166,14 @@ class ObjectiveConfig:
     """Weight of the squared mean shift of each class's predictions: what all images of a class do alike costs extra."""
     freeze_head: bool = False
     """Leave the denoising head as it is: rewards spoil fine texture through it first."""
+    lora_rank: int = 0
+    """Train adapters of this rank in the place of the weights: gradients and optimiser take little memory. 0 trains all weights."""
     reward_scale: bool = True
     """Divide the reward by its standard deviation in the first batch."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "last", "group", "epochs", prefix="rl.")
+        check_at_least(0, self, "lora_rank", prefix="rl.")
         check_loops(self.loops, "rl.loops")
 
 

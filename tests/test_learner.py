@@ -1,5 +1,6 @@
 """The GSIM learner in one process, without Ray."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.learning.engine import deepspeed, engine_config, whole_parameters
+from actors.learning.engine import deepspeed, engine_config, make_engine, update, whole_parameters
 from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from actors.learning.learner import NonFiniteError
+from marval_ray.adapters import adapted_layers, add_adapters
 from marval_ray.config import GSIMConfig, LearnerConfig
+from marval_ray.distil.student import Student
 from marval_ray.hub.layout import load_model
 
 CPU = torch.device("cpu")
@@ -113,6 +116,32 @@ def test_gradients_and_weights_stay_float32_under_autocast(stage):
     torch.testing.assert_close(gradient, 0.5 + 2 * weight, rtol=1e-6, atol=0)
     with whole_parameters(engine, module) as parameters:
         assert torch.equal(parameters["layer.weight"], weight)
+
+
+def adapted_engine(run: GSIMRun, stage: int) -> tuple[deepspeed.DeepSpeedEngine, Callable[[], object]]:
+    """A student's engine that trains adapters, and what takes an update of it."""
+    backbone = load_model(run.matching.teacher)
+    add_adapters(backbone, 2, seed=0)
+    engine = make_engine(Student(backbone), replace(run.learner, zero_stage=stage), 1e-3, CPU)
+    context = MODEL.family.contexts(run.matching.data, MODEL, 0, 1).batch(0, 1, 4, torch.Generator().manual_seed(1))
+    noise = torch.randn(context.hidden.numel(), MODEL.token_channels, generator=torch.Generator().manual_seed(2))
+    return engine, lambda: update(engine, engine(context, noise).square().mean(), 1e-2)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_adapters_alone_are_trained_and_saved_and_whole_weights_come_of_them(run, tmp_path, stage):
+    engine, step = adapted_engine(run, stage)
+    step()
+    engine.save_checkpoint(str(tmp_path), tag="x")
+    step()
+    again, step_again = adapted_engine(run, stage)
+    again.load_checkpoint(str(tmp_path), tag="x")
+    step_again()
+    start = load_model(run.matching.teacher).state_dict()
+    with whole_parameters(engine, engine.module.backbone) as whole, whole_parameters(again, again.module.backbone) as resumed:
+        assert same(whole, resumed)
+        moved = {name for name in whole if not torch.equal(whole[name], start[name])}
+    assert whole.keys() == start.keys() and moved == {f"{name}.weight" for name in adapted_layers(load_model(run.matching.teacher), 2)}
 
 
 def test_learning_rate_follows_the_config(run):

@@ -86,8 +86,11 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return read_metrics(folder / "metrics-rl.jsonl")
 
 
-def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path):
-    plan = with_rl(with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12), drift_weight=1e-3, class_drift_weight=1e-3)
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_reward_rises_and_a_resumed_run_equals_the_whole(plan, tmp_path, lora_rank):
+    plan = with_rl(
+        with_learner(plan, steps=12, checkpoint_every=6, lr=1e-2, batch=12), drift_weight=1e-3, class_drift_weight=1e-3, lora_rank=lora_rank
+    )
     with hired(plan) as crew:
         whole = trained(plan, tmp_path / "whole", crew)
         trained(with_learner(plan, steps=6), tmp_path / "parts", crew)

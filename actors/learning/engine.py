@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from marval_ray.adapters import whole_weights
 from marval_ray.config import LearnerConfig
 
 # DeepSpeed picks its accelerator when it is imported.
@@ -70,7 +71,6 @@ def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor, lr: float) -> 
 
 @contextmanager
 def whole_parameters(engine: deepspeed.DeepSpeedEngine, module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the parameters of `module`, gathered from all ranks under ZeRO 3."""
-    parameters: dict[str, torch.Tensor] = dict(module.named_parameters())
-    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=engine.zero_optimization_stage() == 3):
-        yield parameters
+    """Yield the parameters of `module`, with its adapters in them, gathered from all ranks under ZeRO 3."""
+    with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=engine.zero_optimization_stage() == 3):
+        yield whole_weights(module)

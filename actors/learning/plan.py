@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from actors.learning.gsim import Matching
+from marval_ray.adapters import adapted_layers
 from marval_ray.config import GuardConfig, LearnerConfig, RLConfig
 from marval_ray.families.base import FamilyConfig
 from marval_ray.reinforce.objective import check_objective
@@ -34,3 +37,14 @@ class Plan:
         check_objective(self.model, rl)
         if rl.estimator == "policy" and batch % rl.group:
             raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
+        if rl.lora_rank:
+            self._check_adapters()
+
+    def _check_adapters(self) -> None:
+        """Raise ValueError when no layer is large enough for adapters of this rank, or the guard would set whole weights anew."""
+        if self.guard.action == "roll_back":
+            raise ValueError("guard.action roll_back sets all weights, which rl.lora_rank leaves alone: use guard.action stop")
+        with torch.device("meta"):
+            student = self.model.family.build(self.model)
+        student.head.requires_grad_(not self.rl.freeze_head)
+        adapted_layers(student, self.rl.lora_rank)

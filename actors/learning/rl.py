@@ -20,6 +20,7 @@ from actors.learning.learner import Learner
 from actors.learning.plan import Plan
 from actors.learning.ranks import dealt, from_chief
 from actors.patience import CalledOff, Patience
+from marval_ray.adapters import add_adapters
 from marval_ray.config import LearnerConfig
 from marval_ray.distil.student import Student
 from marval_ray.evaluation.metrics import held_out
@@ -63,6 +64,8 @@ class RLLearner(Learner):
         model, rl = plan.model, plan.rl
         student = model.family.load(state, model, plan.student)
         student.head.requires_grad_(not rl.freeze_head)
+        if rl.lora_rank:
+            add_adapters(student, rl.lora_rank, plan.seed)
         super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student
         self.plan, self.crew = plan, crew
         self.objective = Objective(model, rl, self._initial(state), plan.seed, device, dist.all_reduce)
