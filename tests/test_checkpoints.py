@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from small import MODEL, write_teacher
 from torch import nn
@@ -73,9 +74,31 @@ def test_shards_are_joined_by_their_index(tmp_path):
     index.write_text(json.dumps({"weight_map": places | {"b": places["a.bias"]}}), encoding="utf-8")
     with pytest.raises(ValueError, match="x-00002-of-00002.safetensors lacks b"):
         read_state(index)
+    with pytest.raises(ValueError, match="x-00001-of-00002.safetensors is one of 2 shards: give .*/x.safetensors.index.json, which lists"):
+        read_state(tmp_path / places["a.weight"])
     (tmp_path / places["a.bias"]).unlink()
     with pytest.raises(ValueError, match="there is no checkpoint at .*x-00002-of-00002.safetensors"):
         read_state(index)
+
+
+def test_what_calls_itself_the_only_shard_is_whole(tmp_path):
+    assert same(read_state(saved(tmp_path / "x-00001-of-00001.bin", WEIGHTS)))
+
+
+def test_an_adapter_that_peft_saved_is_told(tmp_path):
+    get_peft_model(MAR(MODEL), LoraConfig(target_modules=["qkv"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="adapter_model.safetensors is an adapter .LoRA., not a whole model: merge it") as caught:
+        load_model(tmp_path / "adapter_model.safetensors", MODEL)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["base_model.model.a.ia3_l", "unet.a.lora.down.weight", "a.lora_A.default.weight", "lora_unet_a.alpha", "a.to_q_lora.up.weight"],
+)
+def test_adapters_are_told_by_the_names_of_many_programs(tmp_path, name):
+    with pytest.raises(ValueError, match="x.pth is an adapter"):
+        read_state(saved(tmp_path / "x.pth", WEIGHTS | {name: WEIGHTS["a.bias"]}))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_rewards import TEXT, VISION, clip_folder, small_open_clip, to_published  # noqa: F401
+from transformers import CLIPModel
 
 from marval_ray.embedded import assets_index
 from marval_ray.rewards import check_rewards, load_reward
@@ -131,3 +133,12 @@ def test_plug_ins_are_found_before_they_are_needed(monkeypatch, tmp_path):
 def test_weights_of_a_sum_are_finite_numbers(weight):
     with pytest.raises(ValueError, match="is no number"):
         check_rewards([f"{weight}*pickscore:embedded/reward"])
+
+
+def test_adapters_are_refused(folder):
+    """transformers would add them to the weights beside them, or look for their model elsewhere."""
+    get_peft_model(CLIPModel.from_pretrained(folder), LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
+    for check in (check_rewards, load_reward):
+        assert "is an adapter (LoRA), not a whole model" in refused(folder, check)
+    (folder / "config.json").unlink()
+    assert "is an adapter (LoRA), not a whole model" in refused(folder)

@@ -98,6 +98,12 @@ def test_the_folder_of_a_pipeline_names_its_autoencoder(tmp_path):
         load_vae(tmp_path)
 
 
+def test_an_adapter_is_no_autoencoder(folder):
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{folder} is an adapter .LoRA., not a whole model"):
+        load_vae(folder)
+
+
 def test_shift_and_scale_are_those_of_diffusers(tmp_path):
     """As in Stable Diffusion 3 and Flux: latents = (z - shift_factor) scaling_factor, without convolutions around z."""
     options = {"shift_factor": 0.0609, "scaling_factor": 1.5305, "use_quant_conv": False, "use_post_quant_conv": False}

@@ -35,6 +35,10 @@ _KEYS = ("model_ema", "ema_state_dict", "state_dict_ema", "ema", "model", "state
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the names of what they wrap.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
+_ADAPTER = re.compile(r"base_model\.model\.|(.*[._])?lora[._]")
+"""How names begin in peft's files, or what diffusers and others have in them for LoRA."""
+
 _BEGINNINGS = (
     (b"version https://git-lfs", "it is a pointer of git-lfs, `git lfs pull` fetches the file itself"),
     (b"\x1f\x8b", "it is compressed with gzip, unpack it first"),
@@ -48,11 +52,35 @@ def read_state(path: Path) -> StateDict:
     """Read the tensors of a safetensors file, of a published checkpoint, or of the shards that an `.index.json` lists.
 
     Of a published checkpoint the averaged weights count, if it has some; the wrappers of DDP, torch.compile and FSDP
-    are taken out of the names. Raises ValueError with the file's name when it cannot be read safely or is not a state dict.
+    are taken out of the names. Raises ValueError with the file's name when it cannot be read safely, is not a state dict, or is
+    not whole: one shard of several, or adapters.
     """
-    check_there(path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
+    shard = _SHARD.fullmatch(path.name)
+    if shard and int(shard[3]) > 1:
+        index = path.with_name(f"{shard[1]}{shard[4]}.index.json")
+        raise ValueError(f"{path} is one of {int(shard[3])} shards: give {index}, which lists them, or one file with all weights")
+    state = _read_file(path)
+    if any(_ADAPTER.match(name) for name in state):
+        raise no_whole_model(path)
+    return state
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Raise ValueError when `folder` is one of peft's: transformers would fetch the model that it names, and add it to that."""
+    if (folder / "adapter_config.json").exists():
+        raise no_whole_model(folder)
+
+
+def no_whole_model(place: Path | str) -> ValueError:
+    """Return what to raise of adapters in the place of a model."""
+    cure = "merge it into its model (`merge_and_unload` of peft) and give what that saves"
+    return ValueError(f"{place} is an adapter (LoRA), not a whole model: {cure}")
+
+
+def _read_file(path: Path) -> StateDict:
+    check_there(path)
     appearance = looks_like(path)
     if appearance:
         raise ValueError(f"{path} is no checkpoint: {appearance}")
@@ -100,10 +128,11 @@ def _first_words(line: str) -> str:
 
 
 def _read_shards(index: Path) -> StateDict:
+    check_there(index)
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict):
         raise ValueError(f"{index} has no `weight_map`: it is not an index of shards")
-    shards = {name: read_state(index.parent / name) for name in sorted(set(files.values()))}
+    shards = {name: _read_file(index.parent / name) for name in sorted(set(files.values()))}
     absent = sorted(name for name, file in files.items() if name not in shards[file])
     if absent:
         raise ValueError(f"{index.parent / files[absent[0]]} lacks {absent[0]}, which {index.name} looks for there")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from marval_ray.files.fit import check_finite, check_fit, check_report
-from marval_ray.files.tensors import read_state
+from marval_ray.files.tensors import check_no_adapter, no_whole_model, read_state
 from marval_ray.files.text import read_json
 from marval_ray.rewards.preprocess import ImageTransform, cosine
 
@@ -55,6 +55,8 @@ class CLIPReward(nn.Module):
             check_processor(processor, model)
         except _UNREADABLE as error:
             raise _no_reward(folder, error) from error
+        if model._hf_peft_config_loaded:  # transformers looks for adapters too, at a name on the hub unasked
+            raise no_whole_model(folder)
         check_report(report, folder)
         check_finite(model.state_dict(), folder)
         return cls(model, processor, scale).eval().requires_grad_(False)
@@ -62,6 +64,7 @@ class CLIPReward(nn.Module):
     @staticmethod
     def check(folder: Path) -> None:
         """Raise ValueError unless `load` can read the local folder, without taking memory for the weights."""
+        check_no_adapter(folder)
         path = folder / "config.json"
         if not path.exists():
             raise ValueError(f"{path} is missing: the folder of a CLIP reward holds its config, weights and processor")

@@ -15,7 +15,7 @@ from torch import Tensor
 from marval_ray.families.mar.detok_codec import DETOK, load_detok
 from marval_ray.families.mar.vae import VAE, CodecSizes, weights_of
 from marval_ray.files.fit import check_finite, check_fit, check_report
-from marval_ray.files.tensors import StateDict, read_state
+from marval_ray.files.tensors import StateDict, check_no_adapter, read_state
 from marval_ray.files.text import read_json
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def autoencoder_class() -> "type[AutoencoderKL]":
 
 
 def _load_folder(folder: Path) -> VAE:
+    check_no_adapter(folder)
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{path} is missing: an autoencoder's folder holds config.json beside its weights{_inside(folder)}")
