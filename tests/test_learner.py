@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
-from actors.learning.engine import deepspeed, engine_config, make_engine, update, whole_parameters
+from actors.learning.engine import deepspeed, engine_config, make_engine, set_trained, update, whole_parameters
 from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from actors.learning.learner import NonFiniteError
 from marval_ray.adapters import adapted_layers, add_adapters
@@ -142,6 +142,24 @@ def test_adapters_alone_are_trained_and_saved_and_whole_weights_come_of_them(run
         assert same(whole, resumed)
         moved = {name for name in whole if not torch.equal(whole[name], start[name])}
     assert whole.keys() == start.keys() and moved == {f"{name}.weight" for name in adapted_layers(load_model(run.matching.teacher), 2)}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_weights_that_are_set_are_seen_at_once_and_learn_on(stage):
+    layer = torch.nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    engine = make_engine(layer, LearnerConfig(batch=1, zero_stage=stage), 1e-3, CPU)
+
+    def seen_after(lr: float | None = None) -> list[float]:
+        if lr is not None:
+            update(engine, engine(torch.ones(1, 3)).sum(), lr)
+        with whole_parameters(engine, engine.module) as parameters:
+            return parameters["weight"].flatten().tolist()
+
+    seen_after(1e-3)
+    set_trained(engine, engine.module, {"weight": torch.full((2, 3), 7.0)})
+    assert seen_after() == seen_after(0.0) == [7.0] * 6
+    assert seen_after(0.5) == pytest.approx([6.5] * 6)
 
 
 def test_learning_rate_follows_the_config(run):

@@ -74,3 +74,15 @@ def whole_parameters(engine: deepspeed.DeepSpeedEngine, module: nn.Module) -> It
     """Yield the parameters of `module`, with its adapters in them, gathered from all ranks under ZeRO 3."""
     with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=engine.zero_optimization_stage() == 3):
         yield whole_weights(module)
+
+
+@torch.no_grad()
+def set_trained(engine: deepspeed.DeepSpeedEngine, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Set what is trained of `module`, and the copies that ZeRO's optimisers have of it. Every rank calls this, with the same weights."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    stage_3 = engine.zero_optimization_stage() == 3
+    with deepspeed.zero.GatheredParameters(list(trained.values()), modifier_rank=0, enabled=stage_3):
+        for name, parameter in trained.items():
+            parameter.copy_(weights[name])
+    for name, parameter in trained.items():
+        deepspeed.utils.safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))

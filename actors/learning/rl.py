@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actors.crew.pool import Crew, Feed
 from actors.crew.shares import Share, Shares
-from actors.learning.engine import whole_parameters
+from actors.learning.engine import set_trained, whole_parameters
 from actors.learning.gsim import make_matcher
 from actors.learning.held_out import Watch
 from actors.learning.learner import Learner
@@ -172,9 +172,7 @@ class RLLearner(Learner):
     def _roll_back(self) -> None:
         """Go on from the best student, with half the learning rate."""
         best = from_chief(lambda: self.watch and self.watch.best)
-        for name, parameter in self.student.module.backbone.named_parameters():
-            if parameter.requires_grad:
-                deepspeed.utils.safe_set_full_fp32_param(parameter, best[name].to(self.device))
+        set_trained(self.student, self.student.module.backbone, best)
         if self.ema is not None:
             self.ema.load_state_dict({"updates": self.ema.updates, "shadow": best})
         self.lr_scale *= 0.5
