@@ -8,35 +8,36 @@ A checkpoint is a file, a run, of which the newest student counts, an exported f
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray import cli
-from marval_ray.class_names import names_of
+from marval_ray.class_names import prompts_of
 from marval_ray.config import check_at_least, check_loops, check_seed
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.claims import better
-from marval_ray.evaluation.judges import Figures, Judges, over_sets
+from marval_ray.evaluation.bootstrap import reward_figures
+from marval_ray.evaluation.claims import PairedDifference, better
+from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, SPEED, Metric
 from marval_ray.evaluation.scores import SIZES, check_count
 from marval_ray.evaluation.sweep import Row
 from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
-from marval_ray.prompts import class_prompts, read_prompts
-from marval_ray.rewards import Reward, check_rewards, load_reward
+from marval_ray.rewards import SeparateRewards
 from marval_ray.runs import report
 from marval_ray.runs.students import student_of
 from marval_ray.source import Source, parse_labels
 from marval_ray.types import Prompts
 
 TEACHER = "teacher"
+Scores = dict[str, Float[Tensor, " N"]]
+"""Of images, by the name of the reward."""
 
 
 @dataclass(frozen=True)
@@ -69,29 +70,34 @@ class Config:
 
 
 def main(config: Config) -> None:
-    check_rewards(config.rewards)
+    SeparateRewards.check(config.rewards)
     sources = {name: source(name, config, loops=max(config.n_ar)) for name in config.checkpoints}
     generations = {name: each.generation() for name, each in sources.items()}  # before minutes of drawing
     first = generations[config.checkpoints[0]]
     check_alike(generations)
-    labels = torch.tensor(parse_labels(config.labels, first.model.config.num_classes))
-    prompts = Prompts.of_labels(labels.repeat(config.per_label))
+    classes = first.model.config.num_classes
+    labels = torch.tensor(parse_labels(config.labels, classes))
+    wanted = labels.repeat(config.per_label)
+    prompts = Prompts.of_labels(wanted)
+    if config.rewards:
+        prompts = prompts_of(sources[config.checkpoints[0]].path(), classes, config.prompts)[wanted.tolist()]
     check_count(len(prompts), config.sets)
-    rewards = {text: load_reward([text], first.model.device) for text in config.rewards}
-    texts = prompt_texts(config, sources[config.checkpoints[0]], first) if rewards else ()
+    rewards = SeparateRewards.load(config.rewards, first.model.device)
     judges = judges_of(first)
     if judges:
         judges.a.check_labels(labels)
     titles = titled(config.checkpoints)
     rows: list[Row] = []
+    scores: list[Scores] = []
     grids: dict[str, Float[Tensor, "N C H W"]] = {}
     for name, generation in generations.items():
         for loops in config.n_ar:
             row, images = drawn(titles[name], generation.with_loops(loops), prompts, config, judges)
-            rows.append(row | scored(rewards, images, prompts, texts, config.sets))
+            scores.append(rewards(images, prompts.texts))
+            rows.append(row | reward_figures(scores[-1], wanted))
             count = min(config.columns, config.per_label)
             grids[f"{titles[name]}, {loops}"] = images[: count * len(labels)].unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
-    write(config, rows, grids, [str(label) for label in labels.tolist()])
+    write(config, rows, differences(rows, scores, wanted), grids, [str(label) for label in labels.tolist()])
 
 
 def source(name: str, config: Config, loops: int) -> Source:
@@ -131,29 +137,14 @@ def drawn(
     return {"model": title, "n_ar": generation.loops, **figures, SPEED.name: speed}, images
 
 
-def scored(
-    rewards: dict[str, Reward], images: Float[Tensor, "N C H W"], prompts: Prompts, texts: tuple[str, ...], sets: int
-) -> dict[str, Any]:
-    """Return the mean score of each reward, with its standard error over sets."""
-    found: Figures = {}
-    for text, reward in rewards.items():
-        assert prompts.labels is not None
-        wanted = [texts[label] for label in prompts.labels.tolist()]
-        with torch.no_grad():
-            scores = torch.cat([reward(part, wanted[i * 50 : i * 50 + len(part)]) for i, part in enumerate(images.split(50))]).float()
-        name = report.REWARD + text.partition(":")[0]
-        dealt = scores[: len(scores) // sets * sets].view(sets, -1)  # each has the classes in turn
-        found |= over_sets([{name: part.mean().item()} for part in dealt])
-    return found
-
-
-def prompt_texts(config: Config, origin: Source, generation: Generation) -> tuple[str, ...]:
-    """Return a prompt for each class, as RL has them."""
-    classes = generation.model.config.num_classes
-    if config.prompts is not None:
-        return tuple(read_prompts(config.prompts, classes))
-    assert origin.checkpoint is not None  # `source` named one
-    return tuple(class_prompts(names_of(origin.checkpoint, classes)))
+def differences(rows: list[Row], scores: list[Scores], labels: Int64[Tensor, " N"]) -> list[PairedDifference]:
+    """Compare the scores of each two rows at the same N_AR: images of one seed and prompt, so that their common noise drops out."""
+    return [
+        PairedDifference.of(name, a["n_ar"], (a["model"], b["model"]), of_a[name] - of_b[name], labels)
+        for (a, of_a), (b, of_b) in combinations(zip(rows, scores), 2)
+        if a["n_ar"] == b["n_ar"]
+        for name in of_a
+    ]
 
 
 def said(rows: list[Row]) -> list[str]:
@@ -175,13 +166,15 @@ def verdict(a: Row, b: Row, metric: Metric) -> str:
     return f"{a['model']} and {b['model']} are not told apart"
 
 
-def write(config: Config, rows: list[Row], grids: dict[str, Float[Tensor, "N C H W"]], labels: list[str]) -> None:
+def write(
+    config: Config, rows: list[Row], paired: list[PairedDifference], grids: dict[str, Float[Tensor, "N C H W"]], labels: list[str]
+) -> None:
     """Write the page, the picture and the figures, and print what may be said."""
-    notes = said(rows)
+    notes = said(rows) + [difference.said() for difference in paired]
     picture = config.out / "grid.png"
     config.out.mkdir(parents=True, exist_ok=True)
     report.save_comparison(picture, grids, min(config.columns, config.per_label), labels)
-    write_json(config.out / "figures.json", {"rows": rows, "said": notes})
+    write_json(config.out / "figures.json", {"rows": rows, "differences": [asdict(difference) for difference in paired], "said": notes})
     shown = [("The same seeds and classes; a row is a class, a title the checkpoint and N_AR.", picture)]
     report.write_html(config.out / "compare.html", "Comparison", {}, rows, shown, vars(config), notes)
     for note in notes:

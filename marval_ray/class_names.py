@@ -9,7 +9,8 @@ from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.places import resolve
 from marval_ray.files.text import read_json
 from marval_ray.hub.exported import index_beside
-from marval_ray.prompts import imagenet_names, read_prompts
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
+from marval_ray.types import Prompts
 
 
 def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
@@ -24,10 +25,19 @@ def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tu
         return exported.class_names
     if num_classes == 1000:
         return imagenet_names()
-    config = read_json(checkpoint.parent / "config.json")
+    beside = checkpoint.parent / "config.json"  # not beside a published checkpoint
+    config = read_json(beside) if beside.exists() else {}
     if resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES):
         return CLASS_NAMES
     raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
+
+
+def prompts_of(checkpoint: Path, num_classes: int, file: Path | None) -> Prompts:
+    """Return the prompts of all classes: from `file` (a line for each), else of the names that `names_of` finds.
+
+    Raises ValueError as it does.
+    """
+    return Prompts.of_classes(read_prompts(file, num_classes) if file else class_prompts(names_of(checkpoint, num_classes)))
 
 
 def find_class(text: str, names: Sequence[str]) -> int | None:

@@ -51,7 +51,7 @@ class Source:
 
     def generation(self) -> Generation:
         """Return the model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
-        path = self._path()
+        path = self.path()
         check_there(path)
         config = MODELS[self.preset] if self.preset else read_config(path.parent)
         model = load_model(path, config)
@@ -67,7 +67,8 @@ class Source:
         """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does."""
         return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
 
-    def _path(self) -> Path:
+    def path(self) -> Path:
+        """Return where the weights are."""
         if self.checkpoint:
             return self.checkpoint
         if self.teacher:

@@ -30,6 +30,11 @@ def test_a_student_is_told_from_the_teacher_without_training(tmp_path):
     assert "FD at N_AR = 4: run is better than untrained, by both judges and two standard errors." in text
     rows = json.loads((out / "figures.json").read_text())["rows"]
     assert [(row["model"], row["n_ar"]) for row in rows] == [("run", 1), ("run", 4), ("untrained", 1), ("untrained", 4)]
+    assert "pickscore at N_AR = 4: run is better than untrained (" in text and "paired, 180 images of 10 prompts)." in text
+    found = json.loads((out / "figures.json").read_text())["differences"]
+    assert [(one["n_ar"], one["models"]) for one in found] == [(1, ["run", "untrained"]), (4, ["run", "untrained"])]
+    assert found[1]["mean"] == pytest.approx(rows[1]["reward/pickscore"] - rows[3]["reward/pickscore"], abs=1e-4)
+    assert 0 < found[1]["error"] < found[1]["mean"] / 2 and rows[1]["prompts"] == 10
     assert rows[1]["fd"] < rows[3]["fd"] / 2 and rows[1]["reward/pickscore"] > rows[3]["reward/pickscore"] + 1
     assert all(row["sets"] == 3 and row["fd_b_se"] > 0 and row["reward/pickscore_se"] > 0 for row in rows)
     page = (out / "compare.html").read_text()
@@ -57,6 +62,7 @@ def test_the_teacher_draws_with_its_chain():
         (["teacher", STUDENT, "--n-ar", 65], "--n-ar 65 is more than the 64 tokens of an image"),
         (["teacher", STUDENT, "--n-ar", 0], "--n-ar must be one number or several, at least 1, got 0"),
         (["teacher", STUDENT, "--rewards", "pickscore:nowhere/at/all"], "reward pickscore: there is nothing at nowhere/at/all"),
+        (["teacher", STUDENT, "--rewards", *["pickscore:embedded/reward"] * 2], "are of one kind: their figures would have one name"),
         (["teacher", STUDENT, "--labels", "11"], "the model's classes are 0-9"),
     ],
 )

@@ -13,8 +13,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.files.images import to_pixels, to_tensor
-from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
-from marval_ray.rewards import image_reward, load_reward
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts, read_prompts_of
+from marval_ray.rewards import SeparateRewards, image_reward, load_reward
 from marval_ray.rewards.clip import CLIPReward
 from marval_ray.rewards.hps import HPSReward
 from marval_ray.rewards.image_reward import ImageReward
@@ -239,6 +239,19 @@ def test_errors_name_the_reward_and_the_cure(text, message):
         load_reward([text])
 
 
+def test_several_rewards_score_the_same_images_each_by_itself():
+    texts = ["pickscore:embedded/reward", "plugin:marval_ray.rewards.compressibility:Compressibility"]
+    images = torch.rand(53, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1  # more than a batch
+    prompts = class_prompts([CLASS_NAMES[index % 10] for index in range(53)])
+    SeparateRewards.check(texts)
+    scores = SeparateRewards.load(texts, torch.device("cpu"))(images, prompts)
+    assert list(scores) == ["pickscore", "compressibility"]
+    for text, found in zip(texts, scores.values()):
+        assert torch.allclose(found, load_reward([text])(images, prompts), atol=1e-5)
+    with pytest.raises(ValueError, match="--rewards 'pickscore:a/b' and 'pickscore:c/d' are of one kind"):
+        SeparateRewards.check(["pickscore:a/b", "pickscore:c/d"])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compressibility_is_the_size_of_a_jpeg(tmp_path, channels):
     generator = torch.Generator().manual_seed(0)
@@ -264,3 +277,7 @@ def test_prompts_name_the_classes(tmp_path):
     assert read_prompts(tmp_path / "prompts.txt", 2) == ["a bag", "a coat"]
     with pytest.raises(ValueError, match="has 2 prompts, the model has 3 classes"):
         read_prompts(tmp_path / "prompts.txt", 3)
+    assert read_prompts_of(tmp_path / "prompts.txt", torch.tensor([1, 0, 1])).texts == ("a coat", "a bag", "a coat")
+    for outside in (-1, 2):
+        with pytest.raises(ValueError, match=f"has 2 prompts, but there are images of class {outside}"):
+            read_prompts_of(tmp_path / "prompts.txt", torch.tensor([0, outside]))

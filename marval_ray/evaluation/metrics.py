@@ -1,6 +1,6 @@
 """What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -42,6 +42,18 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = [heads, ["--"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+REWARD = "reward/"
+"""What the mean score of a reward is called in a row, before the reward's name."""
+REWARD_FORM = ".4g"
+PROMPTS = "prompts"
+"""What the number of prompts is called in a row, over which the errors of rewards are."""
+
+
+def rewards_in(names: Iterable[str]) -> list[str]:
+    """Return those of `names` that are mean scores of rewards, each once."""
+    return [name for name in dict.fromkeys(names) if name.startswith(REWARD) and not name.endswith(error_of(""))]
 
 
 def by_b(name: str) -> str:

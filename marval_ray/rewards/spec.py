@@ -34,19 +34,24 @@ class Spec:
         return cls(number, kind, place)
 
 
-def held_out_names(texts: Sequence[str]) -> dict[str, str]:
-    """Return the held-out rewards by what their figures are called: by kind, a plug-in by its class.
+def reward_names(texts: Sequence[str], option: str = "--rewards") -> dict[str, str]:
+    """Return the rewards of an option by what their figures are called: by kind, a plug-in by its class.
 
     Raises ValueError for two of one name.
     """
     named: dict[str, str] = {}
     for text in texts:
         spec = Spec.parse(text)
-        name = f"held_out_{spec.place.rpartition(':')[2].lower() if spec.kind == 'plugin' else spec.kind}"
+        name = spec.place.rpartition(":")[2].lower() if spec.kind == "plugin" else spec.kind
         if name in named:
-            raise ValueError(f"rl.held_out_rewards {named[name]!r} and {text!r} are of one kind: their figures would have one name")
+            raise ValueError(f"{option} {named[name]!r} and {text!r} are of one kind: their figures would have one name")
         named[name] = text
     return named
+
+
+def held_out_names(texts: Sequence[str]) -> dict[str, str]:
+    """Return rl.held_out_rewards by what their figures are called in summaries. Raises ValueError as `reward_names` does."""
+    return {f"held_out_{name}": text for name, text in reward_names(texts, "rl.held_out_rewards").items()}
 
 
 def check_rewards(texts: Sequence[str]) -> None:

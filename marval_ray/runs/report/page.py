@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of, with_error
+from marval_ray.evaluation.metrics import BY_JUDGE, PROMPTS, REWARD, REWARD_FORM, SPEED, error_of, rewards_in, with_error
 from marval_ray.files.atomic import atomic_path
 from marval_ray.runs.measured import LOOPS, TITLES, Measured, gain, measured_in
 from marval_ray.runs.stage import STAGES
@@ -22,11 +22,9 @@ COLUMNS = {
     SPEED.name: (SPEED.title, SPEED.form),
     "samples": ("samples", "d"),
     "sets": ("sets", "d"),
+    PROMPTS: ("prompts", "d"),
 }
 """Columns of the table by row key: heading and number format."""
-
-REWARD = "reward/"
-"""What the mean score of a reward is called in a row, before the reward's name."""
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -107,8 +105,8 @@ def headline(measured: Mapping[tuple[str, str], Measured]) -> Table:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return rows with those of COLUMNS, and the rewards, that some row has, and standard errors where they are known."""
-    rewards = dict.fromkeys(key for row in rows for key in row if key.startswith(REWARD) and not key.endswith(error_of("")))
-    columns = COLUMNS | {key: (key.removeprefix(REWARD), ".4g") for key in rewards}
+    rewards = rewards_in(key for row in rows for key in row)
+    columns = COLUMNS | {key: (key.removeprefix(REWARD), REWARD_FORM) for key in rewards}
     keys = [key for key in columns if any(key in row for row in rows)]
     return Table([columns[key][0] for key in keys], [[_cell(row, key, columns[key][1]) for key in keys] for row in rows])
 
