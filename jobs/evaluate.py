@@ -3,6 +3,7 @@
     python jobs/evaluate.py --per-label 200 --n-ar 4
     python jobs/evaluate.py --teacher --per-label 50
     python jobs/evaluate.py --npz samples.npz
+    python jobs/evaluate.py --per-label 50 --rewards clip:models/clip --out runs/scores.json
 
 FD falls with the number of images: compare equal numbers only.
 """
@@ -16,13 +17,20 @@ import torch
 from torch import Tensor
 
 from marval_ray import cli
+from marval_ray.class_names import prompts_of
 from marval_ray.config import check_at_least
+from marval_ray.device import own_device
 from marval_ray.embedded import assets_index
+from marval_ray.evaluation.bootstrap import reward_figures
 from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.evaluation.scores import check_count
 from marval_ray.evaluation.sweep import Row, measure
-from marval_ray.files.atomic import check_out, write_json
+from marval_ray.files.atomic import atomic_path, check_out, write_json
 from marval_ray.files.images import read_npz, to_tensor
+from marval_ray.prompts import read_prompts
+from marval_ray.rewards import SeparateRewards
+from marval_ray.runs import report
 from marval_ray.source import Source, defaults
 from marval_ray.types import Prompts
 
@@ -39,33 +47,47 @@ class Config(Source):
     reference_b: Path | None = assets_index.REFERENCE_B
     sets: int = 1
     """Deal the images out to so many sets of one size, and score each: means, and standard errors as names that end in _se."""
+    rewards: tuple[str, ...] = ()
+    """Score the same images with these too: KIND:PLACE, such as clip:models/clip, as --rl.rewards."""
+    prompts: Path | None = None
+    """What rewards read: a text file with a line for each class; by default made of the class names, which --npz does not have."""
     out: Path | None = None
-    """Also write the figures to this JSON file."""
+    """Also write the figures to this file, NAME.json, and as a row for a table to NAME.md."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, self, "sets", prefix="--")
+        if self.out and self.out.suffix != ".json":
+            raise ValueError(f"--out {self.out}: name a file that ends in .json; the row in Markdown goes beside it")
+        if self.rewards and self.npz and not self.prompts:
+            raise ValueError("--rewards need to know what --npz shows: give --prompts, a text file with a line for each class")
 
 
 def main(config: Config) -> None:
     if config.out:
         check_out(config.out)
+        check_out(config.out.with_suffix(".md"))
+    SeparateRewards.check(config.rewards)
     judges = Judges.load((config.classifier, config.reference), (config.classifier_b, config.reference_b))
-    row = score_file(config.npz, judges, config.sets) if config.npz else score_model(config, judges)
+    row = score_file(config, config.npz, judges) if config.npz else score_model(config, judges)
     print(json.dumps(row))
     if config.out:
         write_json(config.out, row)
+        write_row(config.out.with_suffix(".md"), row)
 
 
-def score_file(path: Path, judges: Judges, sets: int) -> Row:
+def score_file(config: Config, path: Path, judges: Judges) -> Row:
     pixels, labels = read_npz(path)
     images, classes = to_tensor(pixels), torch.from_numpy(labels.astype("int64"))
+    known = judges.a.classifier.logits.out_features
+    texts = read_prompts(config.prompts, known) if config.prompts else [""] * known  # which nobody reads
+    rewards = SeparateRewards.load(config.rewards, own_device())
     try:
-        scores = judges.score(images, classes, sets)
+        scores = judges.score(images, classes, config.sets)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     warn(judges, classes)
-    return scores
+    return {"model": str(path), **scores} | reward_figures(rewards(images, [texts[label] for label in classes.tolist()]), classes)
 
 
 def score_model(config: Config, judges: Judges) -> Row:
@@ -73,10 +95,21 @@ def score_model(config: Config, judges: Judges) -> Row:
     labels = config.label_tensor(generation.model.config.num_classes)
     judges.a.check_labels(labels)  # before they are drawn
     check_count(len(labels), config.sets)
+    rewards = SeparateRewards.load(config.rewards, generation.model.device)
+    prompts = Prompts.of_labels(labels)
+    if config.rewards:
+        prompts = prompts_of(config.path(), generation.model.config.num_classes, config.prompts)[labels.tolist()]
     name = "teacher" if config.teacher else "student"
-    row, _ = measure(name, generation, Prompts.of_labels(labels), config.seed, judges, config.sets)
+    row, images = measure(name, generation, prompts, config.seed, judges, config.sets)
     warn(judges, labels)
-    return row
+    return row | reward_figures(rewards(images, prompts.texts), labels)
+
+
+def write_row(path: Path, row: Row) -> None:
+    """Write a table of one row in Markdown."""
+    table = report.table([row])
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{markdown_table(table.headings, table.lines)}\n", encoding="utf-8")
 
 
 def warn(judges: Judges, labels: Tensor) -> None:

@@ -17,9 +17,12 @@ from short import DISTILL, OUTPUTS, SHORT
 from small import MODEL, write_random_latents, write_teacher
 
 from marval_ray.embedded import assets_index
+from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.files.images import read_images
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
+from marval_ray.prompts import class_prompts
 from marval_ray.runs.stage import read_metrics
 
 
@@ -118,8 +121,14 @@ def test_samples_are_written_in_three_forms(run_folder, tmp_path):
 def test_the_embedded_models_are_sampled_without_options(tmp_path):
     succeed("jobs/sample.py", "--labels", "9", "--per-label", 2, "--n-ar", 1, "--out", tmp_path / "student.npz")
     row = json.loads(succeed(
-        "jobs/evaluate.py", "--teacher", "--sampler.steps", 5, "--n-ar", 2, "--per-label", 2, "--out", tmp_path / "t.json"
+        "jobs/evaluate.py", "--teacher", "--sampler.steps", 5, "--n-ar", 2, "--per-label", 2, "--out", tmp_path / "t.json",
+        "--rewards", "pickscore:embedded/reward",
     ))  # fmt: skip
+    assert row["prompts"] == 10 and row["reward/pickscore_se"] > 0
+    heads, _, line = (tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
+    assert heads.startswith("| model | N_AR | FD |") and heads.endswith("| prompts | pickscore |")
+    score, error = row["reward/pickscore"], row["reward/pickscore_se"]
+    assert line.startswith("| teacher | 2 |") and line.endswith(f"| 10 | {score:.4g} ± {error:.4g} |")
     assert row["model"] == "teacher" and row["samples"] == 20 and json.loads((tmp_path / "t.json").read_text(encoding="utf-8")) == row
 
 
@@ -147,6 +156,20 @@ def test_evaluation_refuses_what_is_no_npz(tmp_path):
     objects = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "z.npz", objects, objects)
     assert "allow_pickle=False" in refuse("jobs/evaluate.py", "--npz", tmp_path / "z.npz")
+
+
+def test_images_of_a_file_are_scored_by_rewards_with_prompts_of_a_file(tmp_path):
+    pixels, labels = read_images(assets_index.IMAGES)
+    np.savez(tmp_path / "x.npz", pixels[:100], labels[:100])
+    (tmp_path / "prompts.txt").write_text("\n".join(class_prompts(CLASS_NAMES)), encoding="utf-8")
+    (tmp_path / "three.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    run = ("jobs/evaluate.py", "--npz", tmp_path / "x.npz", "--rewards", "pickscore:embedded/reward")
+    row = json.loads(succeed(*run, "--prompts", tmp_path / "prompts.txt"))
+    assert row["prompts"] == 10 and row["reward/pickscore"] > 2 * row["reward/pickscore_se"] > 0
+    assert "--rewards need to know what --npz shows: give --prompts" in refuse(*run)
+    assert "three.txt has 3 prompts, the model has 10 classes" in refuse(*run, "--prompts", tmp_path / "three.txt")
+    assert "reward clip: there is nothing at none" in refuse("jobs/evaluate.py", "--rewards", "clip:none")
+    assert "name a file that ends in .json" in refuse("jobs/evaluate.py", "--out", tmp_path / "row.md")
 
 
 def test_distillation_refuses_bad_files(tmp_path):
