@@ -1,13 +1,14 @@
-"""Features of many images, for FID and its kin: workers draw images or are handed them, and nobody holds all of them."""
+"""Features and rewards of many images, for FID and its kin: workers draw images or are handed them, and nobody holds all of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import ray
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from actors.patience import results_of
 from actors.resources import check_resources, node_resources, resources, visible
@@ -15,7 +16,8 @@ from marval_ray.config import RoleConfig
 from marval_ray.device import worker_device
 from marval_ray.evaluation.inception import Inception, InceptionFeatures
 from marval_ray.families.generation import Generation
-from marval_ray.files.images import to_pixels
+from marval_ray.files.images import to_pixels, to_tensor
+from marval_ray.rewards import SeparateRewards
 from marval_ray.types import Prompts
 
 BATCH = 50
@@ -25,18 +27,23 @@ Pixels = UInt8[np.ndarray, "N H W C"]
 
 @dataclass(frozen=True)
 class Seen:
-    """Features of some images, and the images themselves where somebody keeps them."""
+    """Features of some images, their scores by each reward, and the images themselves where somebody keeps them."""
 
     features: InceptionFeatures
+    scores: dict[str, Float[Tensor, " N"]]
     pixels: Pixels | None = None
 
 
 @dataclass(frozen=True)
 class Shared:
-    """In Ray's object store for all workers: the network and, unless the images are there already, what draws them."""
+    """In Ray's object store for all workers: the network and, unless the images are there already, what draws them.
+
+    rewards: [WEIGHT*]KIND:PLACE, which each worker reads by itself.
+    """
 
     inception: ray.ObjectRef
     generation: ray.ObjectRef
+    rewards: tuple[str, ...]
 
 
 class FeatureWorker:
@@ -45,22 +52,29 @@ class FeatureWorker:
     def __init__(self, threads: int):
         self.device = worker_device(threads)
         self.inception: Inception | None = None
+        self.rewards: SeparateRewards | None = None
         self.generation: Generation | None = None
 
-    def look(self, shared: Shared, pixels: Pixels) -> Seen:
-        """Return the features of images."""
-        if self.inception is None:
-            self.inception = ray.get(shared.inception).to(self.device)
-        images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)  # what came through Ray's object store is read-only
-        parts = [self.inception(part) for part in images.split(BATCH)]
-        return Seen(InceptionFeatures.cat(parts))
+    def look(self, shared: Shared, pixels: Pixels, texts: Sequence[str] = ()) -> Seen:
+        """Return the features of images and, of those that have prompts, the scores."""
+        inception, rewards = self._lookers(shared)
+        pixels = np.array(pixels)  # what came through Ray's object store is read-only
+        parts = [inception(part) for part in torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)]
+        return Seen(InceptionFeatures.cat(parts), rewards(to_tensor(pixels), texts) if texts else {})
 
     def draw(self, shared: Shared, prompts: Prompts, seed: int, first: int, keep: bool) -> Seen:
-        """Draw the images number `first`.. and return their features."""
+        """Draw the images number `first`.. and return their features and scores."""
+        self._lookers(shared)  # a reward that cannot be read is said before anything is drawn
         if self.generation is None:
             self.generation = ray.get(shared.generation).on(self.device)
         pixels = to_pixels(self.generation.images(prompts, seed, first=first))
-        return Seen(self.look(shared, pixels).features, pixels if keep else None)
+        return replace(self.look(shared, pixels, prompts.texts), pixels=pixels if keep else None)
+
+    def _lookers(self, shared: Shared) -> tuple[Inception, SeparateRewards]:
+        if self.inception is None or self.rewards is None:
+            self.rewards = SeparateRewards.load(shared.rewards, self.device)
+            self.inception = ray.get(shared.inception).to(self.device)
+        return self.inception, self.rewards
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ class Team:
     shared: Shared
 
 
-def hire(role: RoleConfig, inception: Inception, generation: Generation | None) -> Team:
+def hire(role: RoleConfig, inception: Inception, generation: Generation | None, rewards: tuple[str, ...]) -> Team:
     """Start the workers. Raises ValueError when they do not fit into the cluster."""
     needs = resources(role.cpus, role.gpus, role.node)
     check_resources({"worker": [needs] * role.count}, node_resources())
@@ -91,7 +105,7 @@ def hire(role: RoleConfig, inception: Inception, generation: Generation | None) 
         ).remote(role.threads)
         for index in range(role.count)
     ]  # fmt: skip
-    return Team(workers, Shared(ray.put(inception), ray.put(generation)))
+    return Team(workers, Shared(ray.put(inception), ray.put(generation), rewards))
 
 
 def gather(team: Team, pieces: Iterator[Piece]) -> Iterator[tuple[int, Seen]]:

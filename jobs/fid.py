@@ -3,6 +3,7 @@
     python jobs/fetch.py inception adm-reference mar-b kl16
     python jobs/fid.py --preset mar-b --checkpoint runs/distill/student.safetensors --vae models/kl16/kl16.ckpt --workers.gpus 1
     python jobs/fid.py --images samples.npz --out runs/fid-samples
+    python jobs/fid.py --preset mar-b --checkpoint ... --rewards clip:models/clip image_reward:models/image-reward
 
 Draws 50 images of each class unless told otherwise, looks at each with the Inception network of 2015 and forgets it (--keep
 writes it down). An interrupted run goes on with --resume. FID falls with the number of images: compare equal numbers only.
@@ -11,7 +12,7 @@ writes it down). An interrupted run goes on with --resume. FID falls with the nu
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ from marval_ray.environment import before_ray
 before_ray()
 
 import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from actors import errors, local_ray
 from actors.features import Piece, Team, gather, hire
+from marval_ray.class_names import prompts_of
 from marval_ray.config import RoleConfig, check_at_least
 from marval_ray.evaluation.adm import Reference
+from marval_ray.evaluation.bootstrap import reward_figures
 from marval_ray.evaluation.inception import Inception, InceptionFeatures
 from marval_ray.evaluation.inception_figures import Figures, inception_figures, row
 from marval_ray.families.generation import Generation
@@ -35,6 +41,9 @@ from marval_ray.files.checksums import sha256
 from marval_ray.files.images import encode_png
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.stored_images import FolderImages, StoredImages, open_images, write_shuffled_npz
+from marval_ray.prompts import read_prompts_of
+from marval_ray.rewards import SeparateRewards
+from marval_ray.rewards.spec import reward_names
 from marval_ray.runs.lock import locked
 from marval_ray.source import Source, defaults
 from marval_ray.types import Prompts
@@ -55,8 +64,12 @@ class Config(Source):
     """Weights of torch-fidelity's Inception; jobs/fetch.py has them."""
     reference: Path = Path("models/adm-reference/VIRTUAL_imagenet256_labeled.npz")
     """An .npz with `mu` and `sigma` for FID, `mu_s` and `sigma_s` for sFID, and `arr_0`, images, for precision, recall and KID."""
+    rewards: tuple[str, ...] = ()
+    """Score the same images with these too: KIND:PLACE, such as clip:models/clip, as --rl.rewards."""
+    prompts: Path | None = None
+    """What rewards read: a text file with a line for each class; by default made of the class names, which --images do not have."""
     out: Path = Path("runs/fid")
-    """A folder for figures.json, row.md and the features so far."""
+    """A folder for figures.json, row.md and the features and scores so far."""
     keep: Path | None = None
     """Write the images down too: NAME.npz in ADM's form, or a folder of 00000.png, 00001.png, ..."""
     workers: RoleConfig = field(default_factory=RoleConfig)
@@ -72,12 +85,14 @@ class Config(Source):
         check_at_least(1, self, "chunk", prefix="--")
         if self.keep and self.images:
             raise ValueError("--keep writes down what is drawn, and --images are there already")
+        if self.rewards and self.images and not self.prompts:
+            raise ValueError("--rewards need to know what --images show: give --prompts, a text file with a line for each class")
         self.workers.check("workers")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a run lies. Features are in files of `chunk` images each."""
+    """Where a run lies. Features are in files of `chunk` images each, scores by rewards in files beside them."""
 
     path: Path
     chunk: int
@@ -93,25 +108,48 @@ class Folder:
         for number in range(-(-images // self.chunk)):
             yield InceptionFeatures.load(self.part(name, number))
 
+    def scores(self, rewards: Iterable[str], images: int) -> dict[str, Float[Tensor, " N"]]:
+        """Return the scores of all images by each of `rewards`, in their order, which the files do not keep."""
+        paths = [self.part("scores", number) for number in range(-(-images // self.chunk))]
+        return {name: torch.cat([load_file(path)[name] for path in paths]) for name in rewards}
+
 
 def main(config: Config) -> None:
     with locked(Storage.of(str(config.out))):
+        SeparateRewards.check(config.rewards)
         inception, reference = Inception.load(config.inception), Reference.load(config.reference)
         stored = open_images(config.images) if config.images else None
         generation = None if stored else config.generation()
-        labels = config.label_tensor(generation.model.config.num_classes) if generation else torch.zeros(len(stored or ())).long()
-        check(config, stored, generation, reference, len(labels))
+        prompts = prompts_to_draw(config, generation) if generation else prompts_of_stored(config, stored)
+        check(config, stored, generation, reference, len(prompts))
         folder = begin(config)
         local_ray.begin(ignore_reinit_error=True, logging_level=logging.WARNING)
-        team = hire(config.workers, inception, generation)
+        team = hire(config.workers, inception, generation, config.rewards)
         if reference.images:
             look(team, folder, "reference", reference.images)
         if stored:
-            look(team, folder, "samples", stored)
+            look(team, folder, "samples", stored, prompts.texts)
         else:
-            draw(team, folder, config, labels)
-        figures = measured(folder, reference, len(labels))
-        write(config, figures, labels)
+            draw(team, folder, config, prompts)
+        figures = measured(folder, reference, prompts, reward_names(config.rewards))
+        write(config, figures, prompts)
+
+
+def prompts_to_draw(config: Config, generation: Generation) -> Prompts:
+    """Return the prompts of the images that are drawn; texts say something where rewards read them."""
+    classes = generation.model.config.num_classes
+    labels = config.label_tensor(classes)
+    return prompts_of(config.path(), classes, config.prompts)[labels.tolist()] if config.rewards else Prompts.of_labels(labels)
+
+
+def prompts_of_stored(config: Config, stored: StoredImages | None) -> Prompts:
+    """Return those of images that are there already. Raises ValueError when rewards read them and nobody noted the classes."""
+    assert stored is not None
+    if config.prompts is None:
+        return Prompts.of_labels(torch.zeros(len(stored)).long())
+    if stored.labels is None:
+        raise ValueError(f"{config.images} does not say which classes its images show: prompts go with an .npz with arr_1, integers (N,)")
+    return read_prompts_of(config.prompts, torch.from_numpy(stored.labels))
 
 
 def begin(config: Config) -> Folder:
@@ -126,7 +164,7 @@ def begin(config: Config) -> Folder:
         if changed:
             raise ValueError(f"{config.out} began with other settings ({', '.join(changed)}): give the same, or --overwrite to begin anew")
     else:
-        for path in [*config.out.glob("samples/*"), *config.out.glob("reference/*"), *config.out.glob("images/*")]:
+        for path in (path for name in ("samples", "reference", "scores", "images") for path in config.out.glob(f"{name}/*")):
             path.unlink()
         write_json(settings, now)
     return folder
@@ -135,7 +173,7 @@ def begin(config: Config) -> Folder:
 def settings_of(config: Config) -> dict[str, Any]:
     """Return what the features depend on; files by their content."""
     free = ("out", "workers", "resume", "overwrite", "keep")
-    named = {name: getattr(config, name) for name in ("checkpoint", "inception", "reference", "images")}
+    named = {name: getattr(config, name) for name in ("checkpoint", "inception", "reference", "images", "prompts")}
     sums = {f"SHA-256 of {name}": sha256(path) for name, path in named.items() if path and path.is_file()}
     return {name: value for name, value in asdict(config).items() if name not in free} | sums
 
@@ -155,21 +193,21 @@ def check(config: Config, stored: StoredImages | None, generation: Generation | 
         print(f"warning: published FIDs are of {USUAL:,} images, and it falls with their number: this is of {count:,}", file=sys.stderr)
 
 
-def look(team: Team, folder: Folder, name: str, images: StoredImages) -> None:
-    """Have the features of images that are there already."""
-    missing = folder.missing(name, len(images))
-    pieces = (Piece(number, "look", (images.pixels(number * folder.chunk, (number + 1) * folder.chunk),)) for number in missing)
+def look(team: Team, folder: Folder, name: str, images: StoredImages, texts: Sequence[str] = ()) -> None:
+    """Have the features of images that are there already, and scores of those that have prompts."""
+    parts = {number: slice(number * folder.chunk, (number + 1) * folder.chunk) for number in folder.missing(name, len(images))}
+    pieces = (Piece(number, "look", (images.pixels(part.start, part.stop), texts[part])) for number, part in parts.items())
     collect(team, folder, name, len(images), pieces, None)
 
 
-def draw(team: Team, folder: Folder, config: Config, labels: torch.Tensor) -> None:
-    """Draw the images and have their features; write them down if somebody keeps them."""
-    starts = {number: number * folder.chunk for number in folder.missing("samples", len(labels))}
+def draw(team: Team, folder: Folder, config: Config, prompts: Prompts) -> None:
+    """Draw the images and have their features and scores; write them down if somebody keeps them."""
+    starts = {number: number * folder.chunk for number in folder.missing("samples", len(prompts))}
     pieces = (
-        Piece(number, "draw", (Prompts.of_labels(labels[first : first + folder.chunk]), config.seed, first, bool(config.keep)))
+        Piece(number, "draw", (prompts[first : first + folder.chunk], config.seed, first, bool(config.keep)))
         for number, first in starts.items()
     )
-    collect(team, folder, "samples", len(labels), pieces, pictures_of(config))
+    collect(team, folder, "samples", len(prompts), pieces, pictures_of(config))
 
 
 def collect(
@@ -179,7 +217,11 @@ def collect(
     done = images - sum(min(folder.chunk, images - number * folder.chunk) for number in folder.missing(name, images))
     with tqdm(desc=name, total=images, initial=done, unit="image", mininterval=5) as bar:
         for number, seen in gather(team, pieces):
-            if pictures and seen.pixels is not None:  # before the features, whose file says that the piece is done
+            # Before the features, whose file says that the piece is done.
+            if seen.scores:
+                with atomic_path(folder.part("scores", number)) as temporary:
+                    save_file(seen.scores, temporary)
+            if pictures and seen.pixels is not None:
                 for index, pixels in enumerate(seen.pixels, number * folder.chunk):
                     with atomic_path(pictures / f"{index:05d}.png") as temporary:
                         temporary.write_bytes(encode_png(pixels))
@@ -192,16 +234,18 @@ def pictures_of(config: Config) -> Path | None:
     return config.out / "images" if config.keep and config.keep.suffix == ".npz" else config.keep
 
 
-def measured(folder: Folder, reference: Reference, images: int) -> Figures:
-    """Compare all features with the reference's."""
+def measured(folder: Folder, reference: Reference, prompts: Prompts, rewards: Iterable[str]) -> Figures:
+    """Compare all features with the reference's, and take the means of scores."""
     real = torch.cat([part.pooled for part in folder.parts("reference", len(reference.images))]) if reference.images else None
-    return inception_figures(folder.parts("samples", images), images, reference, real)
+    figures = inception_figures(folder.parts("samples", len(prompts)), len(prompts), reference, real)
+    assert prompts.labels is not None  # whoever draws or opens images knows them
+    return figures | reward_figures(folder.scores(rewards, len(prompts)), prompts.labels)
 
 
-def write(config: Config, figures: Figures, labels: torch.Tensor) -> None:
+def write(config: Config, figures: Figures, prompts: Prompts) -> None:
     """Write figures.json and row.md, and the .npz of the images if it is wanted."""
     model = str(config.images or config.checkpoint or "default")
-    facts = {"model": model, "images": len(labels)} | ({} if config.images else {"n_ar": config.n_ar, "seed": config.seed})
+    facts = {"model": model, "images": len(prompts)} | ({} if config.images else {"n_ar": config.n_ar, "seed": config.seed})
     write_json(config.out / "figures.json", facts | figures | {"reference": str(config.reference)})
     text = row(facts, figures)
     with atomic_path(config.out / "row.md") as temporary:
@@ -209,11 +253,12 @@ def write(config: Config, figures: Figures, labels: torch.Tensor) -> None:
     print(text)
     if config.keep and config.keep.suffix == ".npz":
         images = FolderImages(config.out / "images")
-        if len(images) != len(labels):
+        if len(images) != len(prompts):
             raise ValueError(
-                f"{len(images)} of {len(labels)} images were kept, the others were drawn without --keep: --overwrite draws all again"
+                f"{len(images)} of {len(prompts)} images were kept, the others were drawn without --keep: --overwrite draws all again"
             )
-        write_shuffled_npz(config.keep, images, labels.numpy())
+        assert prompts.labels is not None
+        write_shuffled_npz(config.keep, images, prompts.labels.numpy())
 
 
 def log_of(config: Config) -> Path:

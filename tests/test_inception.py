@@ -115,12 +115,17 @@ def test_wrong_files_are_refused_by_name(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other.pth does not hold the weights of torch-fidelity's Inception"):
         Inception.load(tmp_path / "other.pth")
-    small = {"mu": np.zeros(64), "sigma": np.eye(64)}
-    np.savez(tmp_path / "small.npz", **small)
+    np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
+    np.savez(tmp_path / "flat.npz", mu=np.zeros(2048), sigma=np.zeros(2048))
+    np.savez(tmp_path / "mean.npz", mu=np.zeros(2048))
+    np.savez(tmp_path / "nan.npz", mu=np.full(2048, np.nan), sigma=np.zeros((2048, 2048), np.float32))
+    np.savez(tmp_path / "four.npz", np.zeros((2, 8, 8, 4), np.uint8), mu=np.zeros(2048), sigma=np.zeros((2048, 2048), np.float32))
     np.savez(tmp_path / "pictures.npz", np.zeros((2, 8, 8, 3), np.uint8))
     (tmp_path / "text.npz").write_text("no archive")
     for name, said in (
         ("small", r"mu is \(64,\) .* statistics of other features"), ("pictures", "has arr_0: reference statistics have `mu`"),
+        ("flat", r"mu is \(2048,\) and sigma \(2048,\)"), ("mean", "has mu: reference statistics have `mu` and `sigma`"),
+        ("nan", "mu and sigma are not finite numbers"), ("four", "uint8 .N, H, W, C. with C 1 or 3 fits"),
         ("text", "is not an .npz of reference statistics"), ("absent", "there are no reference statistics at .*jobs/fetch.py"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from marval_ray.files.stored_images import ArrayImages, StoredImages
+from marval_ray.files.stored_images import ArrayImages, StoredImages, check_pixels
 
 POOLED, SPATIAL = 2048, 2023
 
@@ -47,8 +47,8 @@ class Reference:
             raise ValueError(f"{path} has {', '.join(sorted(arrays)) or 'nothing'}: reference statistics have `mu` and `sigma`")
         spatial = _gaussian(path, arrays, "_s", SPATIAL) if {"mu_s", "sigma_s"} <= arrays.keys() else None
         images = arrays.get("arr_0")
-        if images is not None and (images.ndim != 4 or images.dtype != np.uint8):
-            raise ValueError(f"{path}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, C) fits")
+        if images is not None:
+            check_pixels(path, images)
         return cls(_gaussian(path, arrays, "", POOLED), spatial, None if images is None else ArrayImages(images))
 
 
@@ -59,4 +59,6 @@ def _gaussian(path: Path, arrays: dict[str, np.ndarray], suffix: str, size: int)
             f"{path}: mu{suffix} is {mean.shape} and sigma{suffix} {covariance.shape}, "
             f"Inception's are ({size},) and ({size}, {size}): these are statistics of other features"
         )
+    if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in (mean, covariance)):
+        raise ValueError(f"{path}: mu{suffix} and sigma{suffix} are not finite numbers: compute the statistics anew")
     return KnownGaussian(torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance.astype(np.float64)))

@@ -14,11 +14,12 @@ from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.inception import InceptionFeatures
 from marval_ray.evaluation.inception_score import ScoreSums, chunks_of
 from marval_ray.evaluation.kernel import kernel_distance_of_subsets
-from marval_ray.evaluation.metrics import Metric, markdown_table
+from marval_ray.evaluation.metrics import PROMPTS, REWARD, REWARD_FORM, Metric, error_of, markdown_table, rewards_in, with_error
 from marval_ray.evaluation.moments import Moments
 from marval_ray.evaluation.precision_recall import precision, recall
 
-Figures = dict[str, float | None]
+Figures = dict[str, Any]
+"""Numbers by name; None where there is too little to tell."""
 
 FIGURES = (
     Metric("fid", "FID", ".2f", "lower"),
@@ -32,11 +33,17 @@ FIGURES = (
 
 
 def row(facts: dict[str, Any], figures: Figures) -> str:
-    """Return a table of one row in Markdown: `facts` about the model, then its figures, a dash for those that nobody could tell."""
-    heads = [*facts, *(metric.title for metric in FIGURES)]
+    """Return a table of one row in Markdown: `facts` about the model, then its figures, a dash for those that nobody could tell.
+
+    Rewards that figures have stand behind, with their errors and the number of prompts that these are over.
+    """
+    rewards = rewards_in(figures)
+    counted = {PROMPTS: figures[PROMPTS]} if rewards else {}
+    heads = [*facts, *(metric.title for metric in FIGURES), *counted, *(name.removeprefix(REWARD) for name in rewards)]
     values = [figures.get(metric.name) for metric in FIGURES]
-    cells = [*map(str, facts.values()), *("-" if value is None else metric.text(value) for metric, value in zip(FIGURES, values))]
-    return markdown_table(heads, [cells])
+    cells = ["-" if value is None else metric.text(value) for metric, value in zip(FIGURES, values)]
+    scored = [with_error(figures[name], figures[error_of(name)], REWARD_FORM) for name in rewards]
+    return markdown_table(heads, [[*map(str, facts.values()), *cells, *map(str, counted.values()), *scored]])
 
 
 class Gathered:

@@ -18,7 +18,9 @@ SHUFFLE = 2020
 
 
 class StoredImages(ABC):
-    """A row of images of one size."""
+    """A row of images of one size. labels: their classes, where somebody noted them."""
+
+    labels: Int64[np.ndarray, " N"] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -37,8 +39,8 @@ class StoredImages(ABC):
 class ArrayImages(StoredImages):
     """Those in an array, such as arr_0 of an .npz."""
 
-    def __init__(self, array: UInt8[np.ndarray, "N H W C"]):
-        self.array = array
+    def __init__(self, array: UInt8[np.ndarray, "N H W C"], labels: Int64[np.ndarray, " N"] | None = None):
+        self.array, self.labels = array, labels
 
     def __len__(self) -> int:
         return len(self.array)
@@ -89,19 +91,25 @@ def shuffled(count: int) -> Int64[np.ndarray, " N"]:
 
 
 def open_images(path: Path) -> StoredImages:
-    """Open an .npz with `arr_0`, or a folder. Raises ValueError when it is neither."""
+    """Open an .npz with `arr_0` and perhaps labels, `arr_1`, or a folder. Raises ValueError when it is neither."""
     if path.is_dir():
         return FolderImages(path)
     if not path.is_file():
         raise ValueError(f"there is neither an .npz nor a folder of images at {path}")
     try:
         with np.load(path, allow_pickle=False) as content:
-            array = content["arr_0"]
+            array, labels = content["arr_0"], content.get("arr_1")
     except (KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is neither a folder of images nor an .npz with arr_0: {error}") from error
-    if array.ndim != 4 or array.dtype != np.uint8 or not len(array):
-        raise ValueError(f"{path}: arr_0 is {array.dtype} {array.shape}; uint8 (N, H, W, C) fits")
-    return ArrayImages(array)
+    check_pixels(path, array)
+    named = labels is not None and labels.shape == (len(array),) and labels.dtype.kind in "iu"
+    return ArrayImages(array, labels.astype(np.int64) if named else None)
+
+
+def check_pixels(path: Path, array: np.ndarray) -> None:
+    """Raise ValueError unless arr_0 of the file at `path` are images that a network can look at."""
+    if array.ndim != 4 or array.dtype != np.uint8 or 0 in array.shape or array.shape[-1] not in (1, 3):
+        raise ValueError(f"{path}: arr_0 is {array.dtype} {array.shape}; uint8 (N, H, W, C) with C 1 or 3 fits")
 
 
 def write_shuffled_npz(path: Path, images: StoredImages, labels: np.ndarray) -> None:
