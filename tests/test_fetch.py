@@ -27,6 +27,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bool):
         self.server.asked.append((self.path, self.headers.get("Range")))
+        if "/gated/" in self.path:
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         content = FILES.get(self.path)
         if content is None:
             self.send_error(404)
@@ -86,6 +92,13 @@ def test_the_hub_is_asked_through_its_own_library(server, tmp_path):
     assert path.read_bytes() == CONTENT[:1000] and path.name == "renamed.bin"
     with pytest.raises(ValueError, match="place it from https://huggingface.co/owner/name/blob/main/absent.bin at"):
         fetch_file(File("absent.bin", "hub:owner/name/absent.bin", 1), tmp_path, hub=address(server))
+
+
+def test_a_licence_that_nobody_accepted_yet_is_named(server, tmp_path):
+    told = "owner/gated is for those alone who accepted its licence: do so at https://huggingface.co/owner/gated, then `hf auth login`"
+    with pytest.raises(ValueError, match=told):
+        fetch_file(File("weights.bin", "hub:owner/gated/weights.bin", 1000), tmp_path, hub=address(server))
+    assert not list(tmp_path.glob("*.bin"))
 
 
 def test_other_content_than_stated_or_than_at_the_first_time_is_refused(server, tmp_path):

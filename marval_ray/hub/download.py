@@ -62,10 +62,15 @@ def git_blob(path: Path) -> str:
 
 def _from_hub(file: File, folder: Path, hub: str | None) -> None:
     from huggingface_hub import hf_hub_download  # seconds, which --list and --plan need not
+    from huggingface_hub.errors import GatedRepoError
 
     assert file.on_hub is not None
     repository, name = file.on_hub
-    got = hf_hub_download(repository, name, local_dir=folder, endpoint=hub)
+    try:
+        got = hf_hub_download(repository, name, local_dir=folder, endpoint=hub)
+    except GatedRepoError as error:
+        cure = f"do so at https://huggingface.co/{repository}, then `hf auth login` here"
+        raise ValueError(f"{repository} is for those alone who accepted its licence: {cure}") from error
     Path(str(got)).rename(folder / file.name)
 
 
