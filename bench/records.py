@@ -13,6 +13,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.places import ASSETS, portable
 from marval_ray.presets import PRESETS
+from marval_ray.runs.folder import SETTINGS
 
 JOB = Path(__file__).parent.parent / "jobs/distill.py"
 DEFAULT = PRESETS["tiny"]
@@ -83,7 +84,7 @@ def distil(out: Path, stage: str, options: Settings) -> Summary:
     flags = flags_of(options)
     print(out, *flags, flush=True)
     began = time.monotonic()
-    if (out / "config.json").exists() and not (out / "summary.json").exists():
+    if (out / SETTINGS).exists() and not (out / "summary.json").exists():
         flags += ["--resume"]
     else:
         flags += ["--overwrite"]

@@ -3,7 +3,7 @@
     python jobs/compare.py runs/demo marval_ray/embedded/assets/student/student-gsim.safetensors --out runs/compare
     python jobs/compare.py runs/a runs/b teacher --n-ar 4 8 16 --rewards clip:models/clip
 
-A checkpoint is a file, a run, of which the newest student counts, an exported folder, or `teacher`, the embedded one.
+A checkpoint is a run or an export, whose newest student counts, a file, or `teacher`, the embedded one.
 """
 
 import time
@@ -31,7 +31,6 @@ from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
 from marval_ray.rewards import SeparateRewards
 from marval_ray.runs import report
-from marval_ray.runs.students import student_of
 from marval_ray.source import Source, parse_labels
 from marval_ray.types import Prompts
 
@@ -66,7 +65,7 @@ class Config:
         check_loops(self.n_ar, "--n-ar")
         check_seed(self.seed)
         if len(set(self.checkpoints)) < max(2, len(self.checkpoints)):
-            raise ValueError("name two checkpoints at least, each once: files, runs or exported folders")
+            raise ValueError("name two checkpoints at least, each once: runs, exports or files")
 
 
 def main(config: Config) -> None:
@@ -80,7 +79,7 @@ def main(config: Config) -> None:
     wanted = labels.repeat(config.per_label)
     prompts = Prompts.of_labels(wanted)
     if config.rewards:
-        prompts = prompts_of(sources[config.checkpoints[0]].path(), classes, config.prompts)[wanted.tolist()]
+        prompts = prompts_of(sources[config.checkpoints[0]].weights, classes, config.prompts)[wanted.tolist()]
     check_count(len(prompts), config.sets)
     rewards = SeparateRewards.load(config.rewards, first.model.device)
     judges = judges_of(first)
@@ -104,8 +103,8 @@ def source(name: str, config: Config, loops: int) -> Source:
     """Return where a checkpoint's images come from. Raises ValueError when it is not there."""
     common = Source(labels=config.labels, seed=config.seed, n_ar=loops, batch=config.batch, vae=config.vae)
     if name == TEACHER:
-        return replace(common, teacher=True, checkpoint=assets_index.TEACHER)
-    return replace(common, checkpoint=student_of(Path(name)))
+        return replace(common, teacher=True)
+    return replace(common, checkpoint=Path(name))
 
 
 def check_alike(generations: dict[str, Generation]) -> None:

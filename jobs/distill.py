@@ -40,8 +40,9 @@ from marval_ray.presets import PRESETS, SAMPLERS
 from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.rewards.spec import held_out_names
+from marval_ray.runs.card import index_of, present
 from marval_ray.runs.figures import Figures, FiguresConfig
-from marval_ray.runs.folder import RECORDS, check_run_folder, open_run_folder
+from marval_ray.runs.folder import RECORDS, SETTINGS, check_run_folder, open_run_folder
 from marval_ray.runs.lock import locked
 from marval_ray.runs.stage import GSIM, RL, STUDENT, stages_of
 from marval_ray.types import Prompts
@@ -116,8 +117,10 @@ def main(config: Config) -> None:
         with handled(stop_now), plainly(storage.folder / ERRORS):
             check_resources(largest_demands(tasks), node_resources())
             open_run_folder(storage, config, config.overwrite)
-            print((storage.folder / "config.json").read_text(encoding="utf-8"))
+            print((storage.folder / SETTINGS).read_text(encoding="utf-8"))
+            introduce(config, storage.folder, tasks[-1].loops)
             work(config, storage, tasks, figures, first)
+            introduce(config, storage.folder, tasks[-1].loops)
             storage.push()
     print(f"student: {storage}/{STUDENT}\nreport:  {storage}/report.html")
 
@@ -139,6 +142,11 @@ def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures, 
     save_weights(storage.folder / STUDENT, read_state(student), torch.float32)
     extra["seconds_total"] = time.perf_counter() - began
     figures.write(asdict(config), [task.stage for task in tasks], extra)
+
+
+def introduce(config: Config, folder: Path, loops: int) -> None:
+    """Write what the folder says of its student, as far as the run has come. loops: N_AR as long as no figures tell a better one."""
+    present(folder, index_of(folder, loops, class_names_of(config)), folder)
 
 
 def painter(learner: LearnerConfig) -> Callable[[Generation], Painter]:
@@ -192,12 +200,16 @@ def prompts_of(config: Config) -> tuple[str, ...]:
     """Return a prompt for each class."""
     if config.prompts is not None:
         return tuple(read_prompts(config.prompts, config.model.num_classes))
-    names = config.figures.class_names
-    if not names and config.model.num_classes == 1000:
-        names = imagenet_names()
-    if len(names) != config.model.num_classes:
+    names = class_names_of(config)
+    if not names:
         raise ValueError(f"RL needs a prompt for each of {config.model.num_classes} classes: give --prompts FILE")
     return tuple(class_prompts(names))
+
+
+def class_names_of(config: Config) -> tuple[str, ...]:
+    """Return a name for each class, none where nobody knows them."""
+    names = config.figures.class_names or (imagenet_names() if config.model.num_classes == 1000 else ())
+    return names if len(names) == config.model.num_classes else ()
 
 
 def matching_of(config: Config) -> Matching:

@@ -98,7 +98,7 @@ def score_model(config: Config, judges: Judges) -> Row:
     rewards = SeparateRewards.load(config.rewards, generation.model.device)
     prompts = Prompts.of_labels(labels)
     if config.rewards:
-        prompts = prompts_of(config.path(), generation.model.config.num_classes, config.prompts)[labels.tolist()]
+        prompts = prompts_of(config.weights, generation.model.config.num_classes, config.prompts)[labels.tolist()]
     name = "teacher" if config.teacher else "student"
     row, images = measure(name, generation, prompts, config.seed, judges, config.sets)
     warn(judges, labels)

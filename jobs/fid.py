@@ -1,7 +1,7 @@
 """FID and its kin as papers report them: FID, sFID, Inception score, precision, recall and KID, against reference statistics.
 
     python jobs/fetch.py inception adm-reference mar-b kl16
-    python jobs/fid.py --preset mar-b --checkpoint runs/distill/student.safetensors --vae models/kl16/kl16.ckpt --workers.gpus 1
+    python jobs/fid.py --checkpoint runs/distill --workers.gpus 1
     python jobs/fid.py --images samples.npz --out runs/fid-samples
     python jobs/fid.py --preset mar-b --checkpoint ... --rewards clip:models/clip image_reward:models/image-reward
 
@@ -122,7 +122,8 @@ def main(config: Config) -> None:
         generation = None if stored else config.generation()
         prompts = prompts_to_draw(config, generation) if generation else prompts_of_stored(config, stored)
         check(config, stored, generation, reference, len(prompts))
-        folder = begin(config)
+        loops = generation.loops if generation else None
+        folder = begin(config, loops)
         local_ray.begin(ignore_reinit_error=True, logging_level=logging.WARNING)
         team = hire(config.workers, inception, generation, config.rewards)
         if reference.images:
@@ -132,14 +133,14 @@ def main(config: Config) -> None:
         else:
             draw(team, folder, config, prompts)
         figures = measured(folder, reference, prompts, reward_names(config.rewards))
-        write(config, figures, prompts)
+        write(config, figures, prompts, loops)
 
 
 def prompts_to_draw(config: Config, generation: Generation) -> Prompts:
     """Return the prompts of the images that are drawn; texts say something where rewards read them."""
     classes = generation.model.config.num_classes
     labels = config.label_tensor(classes)
-    return prompts_of(config.path(), classes, config.prompts)[labels.tolist()] if config.rewards else Prompts.of_labels(labels)
+    return prompts_of(config.weights, classes, config.prompts)[labels.tolist()] if config.rewards else Prompts.of_labels(labels)
 
 
 def prompts_of_stored(config: Config, stored: StoredImages | None) -> Prompts:
@@ -152,10 +153,13 @@ def prompts_of_stored(config: Config, stored: StoredImages | None) -> Prompts:
     return read_prompts_of(config.prompts, torch.from_numpy(stored.labels))
 
 
-def begin(config: Config) -> Folder:
-    """Open the run's folder. Raises ValueError when it holds another run, or one that is not to be gone on with."""
+def begin(config: Config, loops: int | None) -> Folder:
+    """Open the run's folder. loops: N_AR of what is drawn.
+
+    Raises ValueError when it holds another run, or one that is not to be gone on with.
+    """
     folder, settings = Folder(config.out, config.chunk), config.out / "settings.json"
-    now = json.loads(json.dumps(settings_of(config), default=str))
+    now = json.loads(json.dumps(settings_of(config) | {"n_ar": loops}, default=str))
     if settings.exists() and not config.overwrite:
         if not config.resume:
             raise ValueError(f"{config.out} holds a run already: --resume goes on with it, --overwrite begins anew; or give another --out")
@@ -173,7 +177,8 @@ def begin(config: Config) -> Folder:
 def settings_of(config: Config) -> dict[str, Any]:
     """Return what the features depend on; files by their content."""
     free = ("out", "workers", "resume", "overwrite", "keep")
-    named = {name: getattr(config, name) for name in ("checkpoint", "inception", "reference", "images", "prompts")}
+    named = {name: getattr(config, name) for name in ("inception", "reference", "images", "prompts")}
+    named["checkpoint"] = None if config.images else config.weights
     sums = {f"SHA-256 of {name}": sha256(path) for name, path in named.items() if path and path.is_file()}
     return {name: value for name, value in asdict(config).items() if name not in free} | sums
 
@@ -242,10 +247,10 @@ def measured(folder: Folder, reference: Reference, prompts: Prompts, rewards: It
     return figures | reward_figures(folder.scores(rewards, len(prompts)), prompts.labels)
 
 
-def write(config: Config, figures: Figures, prompts: Prompts) -> None:
+def write(config: Config, figures: Figures, prompts: Prompts, loops: int | None) -> None:
     """Write figures.json and row.md, and the .npz of the images if it is wanted."""
     model = str(config.images or config.checkpoint or "default")
-    facts = {"model": model, "images": len(prompts)} | ({} if config.images else {"n_ar": config.n_ar, "seed": config.seed})
+    facts = {"model": model, "images": len(prompts)} | ({} if config.images else {"n_ar": loops, "seed": config.seed})
     write_json(config.out / "figures.json", facts | figures | {"reference": str(config.reference)})
     text = row(facts, figures)
     with atomic_path(config.out / "row.md") as temporary:

@@ -1,7 +1,7 @@
 """Draw images from a student or a teacher: a PNG grid, a folder of PNG files, or an .npz for evaluation.
 
     python jobs/sample.py --labels 0-9 --per-label 8 --out grid.png
-    python jobs/sample.py --checkpoint runs/distill/student.safetensors --n-ar 8 --out pictures
+    python jobs/sample.py --checkpoint runs/distill --n-ar 8 --out pictures
     python jobs/sample.py --teacher --labels 0-9 --per-label 200 --seed 1 --out teacher.npz
 
 Image i depends on the seed, i and its class alone, whatever the batch.
@@ -43,7 +43,7 @@ class Config(Source):
 def main(config: Config) -> None:
     generation = config.generation()
     labels = config.label_tensor(generation.model.config.num_classes)
-    images = generation.images(Prompts.of_labels(labels), config.seed, progress=f"N_AR={config.n_ar}")
+    images = generation.images(Prompts.of_labels(labels), config.seed, progress=f"N_AR={generation.loops}")
     write(config.out, images, labels, config.per_label)
     print(f"{config.out}: {len(images)} images")
 

@@ -1,7 +1,7 @@
 """Serve a student over HTTP: a web page at /, OpenAI's Images API at /v1, its description at /docs.
 
     python jobs/serve.py
-    python jobs/serve.py --checkpoint runs/distill/student.safetensors --gpus 1
+    python jobs/serve.py --checkpoint runs/distill --gpus 1
     python jobs/serve.py --follow runs/distill
 
 Listens on localhost unless --host says otherwise. MARVAL_API_KEY in the environment, or --key-file, asks clients for a key.
@@ -34,7 +34,7 @@ from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Served, check_draws
 from marval_ray import cli
 from marval_ray.hub.layout import codec_beside, load_model
-from marval_ray.runs.students import modified, student_of, students
+from marval_ray.runs.students import modified, readable_student_of, students
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     if config.follow is not None:
         wait_for_student(config.follow, config.poll)
         config = replace(config, checkpoint=config.follow)
-    first = student_of(config.checkpoint)
+    first = readable_student_of(config.checkpoint)
     check(first, config)
     app = application(replace(config, allowed_hosts=(config.host, *config.allowed_hosts)))
     leave_if_asked()

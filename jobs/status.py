@@ -4,7 +4,6 @@
     python jobs/status.py /shared/runs/b --watch 5
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from marval_ray import cli
 from marval_ray.files.storage import Storage
-from marval_ray.runs.folder import RECORDS
+from marval_ray.runs.folder import RECORDS, settings_in
 from marval_ray.runs.stage import TEACHER, Stage, rows_of, stages_of
 
 QUIET = 300.0
@@ -47,10 +46,7 @@ def main(config: Config) -> None:
 def look(run: Storage) -> Group:
     """Return what there is now."""
     run.pull(*RECORDS)
-    path = run.folder / "config.json"
-    if not path.exists():
-        raise ValueError(f"{run} holds no run: name the --out of jobs/distill.py or jobs/train_teacher.py")
-    return summary(run, json.loads(path.read_text(encoding="utf-8")), time.time())
+    return summary(run, settings_in(run), time.time())
 
 
 def summary(run: Storage, settings: dict[str, Any], now: float) -> Group:

@@ -121,7 +121,7 @@ def draw(config: Config, folder: Path) -> None:
     if groups:  # a single row has no curve
         report.plot_losses(folder / TEACHER.plot, groups)
     device = own_device()
-    model = load_model(folder / TEACHER.student).eval().requires_grad_(False).to(device)
+    model = load_model(folder / TEACHER.student, config.model).eval().requires_grad_(False).to(device)
     codec = config.model.family.codec(config.vae, config.model).to(device)
     labels = torch.arange(min(SHOWN_CLASSES, config.model.num_classes)).repeat_interleave(PICTURES)
     generation = Generation(model, codec, config.sampler, config.loops)

@@ -14,15 +14,15 @@ from marval_ray.types import Prompts
 
 
 def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
-    """Return a name for each class: from `file` (a line for each), else an exported student's own, ImageNet's or the embedded ones.
+    """Return a name for each class: from `file` (a line for each), else those of model_index.json, ImageNet's or the embedded ones.
 
     Raises ValueError when neither fits, or `file` has another number of lines.
     """
     if file is not None:
         return tuple(read_prompts(file, num_classes))
-    exported = index_beside(checkpoint)
-    if exported and exported.class_names:
-        return exported.class_names
+    index = index_beside(checkpoint)
+    if index and index.class_names:
+        return index.class_names
     if num_classes == 1000:
         return imagenet_names()
     beside = checkpoint.parent / "config.json"  # not beside a published checkpoint

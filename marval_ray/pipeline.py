@@ -1,4 +1,4 @@
-"""An exported student as users of diffusers know models:
+"""A student as users of diffusers know models:
 
     pipeline = MarvalPipeline.from_pretrained("models/mine").to("cuda", torch.bfloat16)
     pipeline(class_labels=[3, "ankle boot"], num_loops=8, generator=torch.Generator().manual_seed(0)).images[0].save("one.png")
@@ -18,8 +18,9 @@ from marval_ray.config import check_seed
 from marval_ray.diffusion.samplers import Tempered
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.images import to_pixels
-from marval_ray.hub.exported import Index, weights_in
+from marval_ray.hub.exported import Index
 from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.runs.students import student_of
 from marval_ray.types import Prompts
 
 OutputType = Literal["pil", "np", "pt"]
@@ -41,14 +42,14 @@ class MarvalPipeline:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype = torch.float32) -> "MarvalPipeline":
-        """Read a folder that jobs/export.py wrote, onto the CPU. Raises ValueError when something is missing or does not fit.
+        """Read the folder of a run or an export onto the CPU. Raises ValueError when something is missing or does not fit.
 
         Nothing is fetched: `huggingface_hub.snapshot_download(NAME)` gives the folder of a model on the Hub.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder: of a model on the Hub give what huggingface_hub.snapshot_download returns")
-        index, weights = Index.read(folder), weights_in(folder)
+        index, weights = Index.read(folder), student_of(folder)
         model = load_model(weights).eval().requires_grad_(False)
         codec = model.config.family.codec(codec_beside(weights), model.config)
         return cls(student_generation(model.to(torch_dtype), codec, index.loops), index)
@@ -75,7 +76,7 @@ class MarvalPipeline:
     ) -> PipelineOutput:
         """Draw an image for each label, which is a number or a class name.
 
-        num_loops: N_AR, 1..number of tokens; by default the exported one. generator: its initial seed counts, or a seed
+        num_loops: N_AR, 1..number of tokens; by default that of model_index.json. generator: its initial seed counts, or a seed
         itself: image i is what `jobs/sample.py --seed` draws as its image i. temperature: factor of the noise, 0..2.
         callback_on_loop_end: called with the pipeline, the loop's number, 0.., and the tokens so far, (B, L, D).
         Raises ValueError when a label or a number is out of range.

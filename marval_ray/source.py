@@ -17,17 +17,20 @@ from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.tensors import check_there
+from marval_ray.hub.exported import index_beside
 from marval_ray.hub.layout import codec_beside, load_model, read_config
 from marval_ray.presets import MODELS, SAMPLERS, PresetName
+from marval_ray.runs.stage import TEACHER
+from marval_ray.runs.students import student_of, students
 
-DEMO_STUDENT = Path("runs/demo/student.safetensors")
+DEMO = Path("runs/demo")
 Config = TypeVar("Config", bound="Source")
 
 
 @dataclass(frozen=True)
 class Source:
     checkpoint: Path | None = None
-    """Weights with config.json beside them; by default the student of the last `make demo`, else the embedded one."""
+    """A run or an export, whose newest student counts, or a file of weights; by default the last `make demo`, else the embedded one."""
     teacher: bool = False
     """Sample a teacher: many diffusion steps a token, as `sampler` says. Without --checkpoint the embedded one."""
     sampler: Ancestral = field(default_factory=assets_index.teacher_sampler)
@@ -41,39 +44,42 @@ class Source:
     per_label: int = 10
     """Images of each class."""
     seed: int = 0
-    n_ar: int = 64
-    """Auto-regressive loops an image."""
+    n_ar: int | None = None
+    """Auto-regressive loops an image; by default those of model_index.json, else 64 or all tokens."""
     batch: int = 64
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "per_label", "n_ar", "batch", prefix="--")
+        check_at_least(1, self, "per_label", "batch", prefix="--")
+        if self.n_ar is not None:
+            check_at_least(1, self, "n_ar", prefix="--")
         check_seed(self.seed)
 
     def generation(self) -> Generation:
         """Return the model, ready to draw. Raises ValueError when a file does not fit or a number is out of range."""
-        path = self.path()
+        path = self.weights
         check_there(path)
         config = MODELS[self.preset] if self.preset else read_config(path.parent)
         model = load_model(path, config)
-        if self.n_ar > config.num_tokens:
-            raise ValueError(f"--n-ar {self.n_ar} is more than the {config.num_tokens} tokens of an image")
+        index = index_beside(path)
+        loops = self.n_ar or (index.loops if index else min(64, config.num_tokens))
+        if loops > config.num_tokens:
+            raise ValueError(f"--n-ar {loops} is more than the {config.num_tokens} tokens of an image")
         device = own_device()
         model, codec = model.to(device).eval(), config.family.codec(self.vae or codec_beside(path), config).to(device)
         if self.teacher:
-            return Generation(model, codec, self.sampler, self.n_ar, self.batch)
-        return student_generation(model, codec, self.n_ar, self.batch)
+            return Generation(model, codec, self.sampler, loops, self.batch)
+        return student_generation(model, codec, loops, self.batch)
 
     def label_tensor(self, num_classes: int) -> Int64[Tensor, " N"]:
         """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does."""
         return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
 
-    def path(self) -> Path:
-        """Return where the weights are."""
-        if self.checkpoint:
-            return self.checkpoint
+    @property
+    def weights(self) -> Path:
+        """Return the file of weights. Raises ValueError when the checkpoint is a folder without any."""
         if self.teacher:
-            return assets_index.TEACHER
-        return DEMO_STUDENT if DEMO_STUDENT.exists() else assets_index.STUDENT
+            return student_of(self.checkpoint or assets_index.TEACHER, (TEACHER.student,))
+        return student_of(self.checkpoint or (DEMO if students(DEMO) else assets_index.STUDENT))
 
 
 def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Config:
@@ -90,9 +96,9 @@ def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Conf
 
 
 def preset_of(checkpoint: Path) -> str | None:
-    """Find the preset that has the sizes in the config.json beside the checkpoint."""
+    """Find the preset that has the sizes in the config.json of the checkpoint, a folder or a file in it."""
     try:
-        config = read_config(checkpoint.parent)
+        config = read_config(checkpoint if checkpoint.is_dir() else checkpoint.parent)
     except ValueError:
         return None  # what is wrong is said where the model is loaded
     return next((name for name, model in MODELS.items() if model == config), None)

@@ -16,7 +16,7 @@ from actors.serving.endpoint import card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler_replica import Sampler
 from marval_ray.families.base import Wish
-from marval_ray.hub.layout import codec_beside, read_config
+from marval_ray.hub.layout import read_config
 
 CONFIG = EndpointConfig(threads=1)
 MODEL = read_config(CONFIG.checkpoint.parent)
@@ -54,7 +54,7 @@ def check_refused(answer: httpx.Response, status: int, sentence: str) -> None:
 
 def sampler_of(config: EndpointConfig) -> Sampler:
     """A replica without a student."""
-    return Sampler(config, MODEL, codec_beside(config.checkpoint))
+    return Sampler(config, MODEL)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ QUICK_RL = (
     "--rl-learner.checkpoint-every", 1, "--guard.every", 1, "--guard.samples", 20, "--guard.loops", 2, "--guard.patience", 9,
 )  # fmt: skip
 OUTPUTS = {
-    "student.safetensors", "student-gsim.safetensors", "config.json", "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png",
-    "student_after.png", "grid.png", "losses.png", "loops.png", "frontier.png", "summary.json", "report.html",
+    "student.safetensors", "student-gsim.safetensors", "model_index.json", "config.json", "codec", "README.md", "run.json",
+    "metrics.jsonl", "tensorboard", "teacher.png", "student_before.png", "student_after.png", "grid.png", "losses.png", "loops.png",
+    "frontier.png", "summary.json", "report.html",
 }  # fmt: skip

@@ -83,11 +83,11 @@ def test_the_whole_way(preset, files, tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     assert np.isfinite([summary[name] for name in ("reward_before", "reward_after", "held_out_clip_before", "held_out_clip_after")]).all()
 
-    student, fid = run / "student.safetensors", tmp_path / "fid"
+    fid = tmp_path / "fid"
     moments = {"mu": np.zeros(POOLED), "sigma": np.eye(POOLED), "mu_s": np.zeros(SPATIAL), "sigma_s": np.eye(SPATIAL)}
     np.savez(tmp_path / "reference.npz", **moments)
     succeed(
-        "jobs/fid.py", "--checkpoint", student, "--labels", "0-1", "--per-label", 2, "--n-ar", 4, "--out", fid,
+        "jobs/fid.py", "--checkpoint", run, "--labels", "0-1", "--per-label", 2, "--n-ar", 4, "--out", fid,
         "--inception", write_inception(tmp_path / "inception.pth"), "--reference", tmp_path / "reference.npz",
     )  # fmt: skip
     figures = json.loads((fid / "figures.json").read_text())
@@ -96,7 +96,7 @@ def test_the_whole_way(preset, files, tmp_path):
     exported = tmp_path / "exported"
     succeed("jobs/export.py", run, "--to", exported, "--licence", "mit", "--class-names", tmp_path / "names.txt", "--loops", 4)
     (image,) = MarvalPipeline.from_pretrained(exported)("boat", generator=5).images
-    with server(tmp_path / "server.log", "--checkpoint", exported / "student.safetensors") as running:
+    with server(tmp_path / "server.log", "--checkpoint", exported) as running:
         answer = httpx.post(f"{running.address}{PATH}", json={"prompt": "a boat", "seed": 5}, timeout=120)
         assert answer.status_code == 200 and answer.json()["steps"] == 4, answer.text
         served = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))

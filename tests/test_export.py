@@ -18,6 +18,8 @@ from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.base import Wish
 from marval_ray.files.images import read_npz
+from marval_ray.hub.exported import Index
+from marval_ray.hub.layout import codec_beside
 from marval_ray.pipeline import MarvalPipeline
 from marval_ray.types import Prompts
 
@@ -45,16 +47,38 @@ def arrays(images: list) -> np.ndarray:
 
 def test_the_pipeline_draws_what_the_commands_and_the_endpoint_draw(pipeline, exported, tmp_path):
     found = arrays(pipeline([3, 3, "bag", "bag"], generator=torch.Generator().manual_seed(7)).images)
-    for checkpoint in (STUDENT, exported / "student.safetensors"):
-        options = ["--labels", "3,8", "--per-label", 2, "--seed", 7, "--n-ar", 8, "--out", tmp_path / f"{checkpoint.parent.name}.npz"]
-        succeed(SAMPLE, "--checkpoint", checkpoint, *options)
-        pixels, _ = read_npz(tmp_path / f"{checkpoint.parent.name}.npz")
+    for checkpoint in (STUDENT, exported):
+        options = ["--labels", "3,8", "--per-label", 2, "--seed", 7, "--out", tmp_path / f"{checkpoint.name}.npz"]
+        loops = ["--n-ar", 8] if checkpoint == STUDENT else []  # the folder says so
+        succeed(SAMPLE, "--checkpoint", checkpoint, *options, *loops)
+        pixels, _ = read_npz(tmp_path / f"{checkpoint.name}.npz")
         assert np.abs(pixels[..., 0] - found).max() <= 1
     served = Served(pipeline.generation.model, pipeline.generation.codec, "exported")
     drawing = served.begin(Wish(Prompts.of_labels(torch.tensor([3])), seed=7, loops=8))
     while not drawing.finished:
         served.advance([drawing])
     assert np.abs(served.pixels([drawing])[0, ..., 0].astype(int) - found[0]).max() <= 1
+
+
+def test_the_folder_of_a_run_is_the_model_wherever_it_is_copied(run_folder, tmp_path):
+    """Also when only its first stage is over; an export is the same files without the run's own."""
+    shutil.copytree(run_folder, tmp_path / "copy", ignore=shutil.ignore_patterns("train"))
+    summary = json.loads((run_folder / "summary.json").read_text())
+    pipeline = MarvalPipeline.from_pretrained(tmp_path / "copy")
+    assert pipeline.index == Index(summary["student_n_ar"], "mit", CLASS_NAMES)
+    assert codec_beside(tmp_path / "copy" / "student.safetensors") == tmp_path / "copy" / "codec"
+    card = (tmp_path / "copy" / "README.md").read_text()
+    assert f"{summary['student_fd']:.2f} ± " in card and "GSIM: 4 updates of 8 images" in card
+    final = arrays(pipeline(range(3), num_loops=2).images)
+    (tmp_path / "copy" / "student.safetensors").unlink()
+    assert np.abs(arrays(MarvalPipeline.from_pretrained(tmp_path / "copy")(range(3), num_loops=2).images) - final).max() <= 1
+    succeed(EXPORT, run_folder, "--to", tmp_path / "export")
+    written = {path.relative_to(tmp_path / "export") for path in (tmp_path / "export").rglob("*") if path.is_file()}
+    assert {str(path) for path in written if len(path.parts) == 1} == {
+        "README.md", "config.json", "grid.png", "model_index.json", "student.safetensors"
+    }
+    assert not [path for path in written if (tmp_path / "export" / path).read_bytes() != (run_folder / path).read_bytes()]
+    assert "is not empty" in refuse(EXPORT, STUDENT, "--to", tmp_path / "copy", "--overwrite")  # a run is no export
 
 
 def test_forms_loops_and_calls_on_the_way(pipeline):
@@ -90,15 +114,17 @@ def test_what_cannot_be_drawn_is_said(pipeline, call, said):
         pipeline(**call)
 
 
-def test_folders_that_are_no_exports_are_refused(exported, tmp_path):
+def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match=r"is no folder: of a model on the Hub give what huggingface_hub.snapshot_download"):
         MarvalPipeline.from_pretrained("somebody/model")
-    with pytest.raises(ValueError, match="is no exported student: it has no model_index.json"):
+    with pytest.raises(ValueError, match=r"has no model_index.json, .*: `python jobs/export.py .* --to FOLDER` writes one"):
         MarvalPipeline.from_pretrained(STUDENT.parent)
     shutil.copytree(exported, tmp_path / "other")
     (tmp_path / "other" / "student.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no student.safetensors: fetch the whole of it"):
+    with pytest.raises(ValueError, match=r"has no student.safetensors or student-gsim.safetensors now: fetch the whole of it"):
         MarvalPipeline.from_pretrained(tmp_path / "other")
+    for command in (("jobs/sample.py", "--checkpoint"), ("jobs/evaluate.py", "--checkpoint"), (EXPORT, "--to", tmp_path / "new")):
+        assert "has no student.safetensors or student-gsim.safetensors now" in refuse(*command, tmp_path / "other")
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
     with pytest.raises(ValueError, match="its _class_name is not MarvalPipeline"):
         MarvalPipeline.from_pretrained(tmp_path / "other")
@@ -113,9 +139,8 @@ def test_the_card_says_how_it_was_made_and_names_no_folder_of_this_machine(tmp_p
         "rl": {"loops": [8, 64], "rewards": ["pickscore:/home/somebody/PickScore_v1"]},
     }  # fmt: skip
     (run / "config.json").write_text(json.dumps(told))
-    said = refuse(EXPORT, run, "--to", tmp_path / "a")
+    said = refuse(EXPORT, run, "--to", "hub:somebody/mine")
     assert "inherits the licence of its teacher, here /home/somebody/mar.pth: give it with --licence" in said
-    assert not (tmp_path / "a").exists()
     figures = {"student_fd": 6.5, "student_fd_se": 0.25, "student_images_per_second": 100.0, "student_n_ar": 16}
     (run / "summary.json").write_text(json.dumps(figures))
     succeed(EXPORT, run, "--to", tmp_path / "a", "--licence", "apache-2.0")

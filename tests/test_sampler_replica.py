@@ -19,7 +19,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import save_model
-from marval_ray.runs.students import student_of
+from marval_ray.runs.students import readable_student_of, student_of
 
 STUDENT = assets_index.STUDENT
 CONFIG = EndpointConfig(threads=1, batch=2)
@@ -58,8 +58,8 @@ def another_model(run) -> None:
     change_config(run, model=json.loads((run / "config.json").read_text(encoding="utf-8"))["model"] | {"student_timestep": 300})
 
 
-def another_codec(run) -> None:
-    change_config(run, vae=str(run / "vae"))
+def no_codec(run) -> None:
+    change_config(run, vae="./codec")
 
 
 def vanish(run) -> None:
@@ -76,8 +76,8 @@ def half_a_config(run) -> None:
 
 
 BAD = [
-    (blank, "draws blank images"), (another_model, "another model"), (another_codec, "another autoencoder"), (vanish, "has no student now"),
-    (overwrite, "has no student now"), (half_a_config, "config.json"),
+    (blank, "draws blank images"), (another_model, "another model"), (no_codec, "codec"), (vanish, "student-gsim.safetensors now"),
+    (overwrite, "student-gsim.safetensors now"), (half_a_config, "config.json"),
     (lambda run: export(run, {}), "missing"), (lambda run: (run / "student.safetensors").write_bytes(b"half"), "student.safetensors"),
 ]  # fmt: skip
 
@@ -187,13 +187,29 @@ def test_beyond_the_queue_nothing_is_drawn():
     assert len(watched) == 2
 
 
-def test_of_a_run_the_newest_student_that_can_be_read_is_served(tmp_path):
-    for name, age in (("student", 0), ("student-gsim", 100)):
+def test_a_student_draws_with_the_codec_of_its_run(sampler, run):
+    before = asyncio.run(sampler.draw(wish(1, 1, loops=4)))
+    shutil.copytree(assets_index.VAE, run / "codec")
+    weights = run / "codec/diffusion_pytorch_model.safetensors"
+    brighter = {name: value + 0.5 if name == "decoder.conv_out.bias" else value for name, value in read_state(weights).items()}
+    save_weights(weights, brighter, torch.float32)
+    change_config(run, vae="./codec")
+    try:
+        assert asyncio.run(sampler.reconfigure({"checkpoint": str(run)})) is None
+        after = asyncio.run(sampler.draw(wish(1, 1, loops=4)))
+    finally:
+        asyncio.run(sampler.reconfigure(user_config(STUDENT)))
+    assert pixels(after.content).mean() > pixels(before.content).mean() + 40
+
+
+def test_of_a_run_the_newest_student_that_can_be_read_is_served_whatever_its_age(tmp_path):
+    for name, age in (("student", 100), ("student-gsim", 0)):  # copies keep no ages
         save_model(tmp_path, name, STATE, MODEL, torch.float32)
         os.utime(tmp_path / f"{name}.safetensors", (time.time() - age,) * 2)
-    assert student_of(tmp_path).name == "student.safetensors"
+    assert readable_student_of(tmp_path).name == student_of(tmp_path).name == "student.safetensors"
     (tmp_path / "student.safetensors").write_bytes(b"half of a file")
-    assert student_of(tmp_path).name == "student-gsim.safetensors"
+    assert readable_student_of(tmp_path).name == "student-gsim.safetensors"
+    assert student_of(tmp_path).name == "student.safetensors"  # whoever asks for images is told what is wrong
     (tmp_path / "student-gsim.safetensors").unlink()
     with pytest.raises(ValueError, match="has no student that can be read"):
-        student_of(tmp_path)
+        readable_student_of(tmp_path)

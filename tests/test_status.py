@@ -44,5 +44,7 @@ def test_a_quiet_run_says_so(tmp_path):
 
 def test_the_command(tmp_path):
     assert "holds no run" in refuse("jobs/status.py", tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    assert "an older version, which cannot go on; `python jobs/export.py" in refuse("jobs/status.py", tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     assert "no update yet" in succeed("jobs/status.py", tmp_path)

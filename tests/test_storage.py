@@ -14,6 +14,7 @@ from commands import ROOT, outputs, refuse, run, succeed
 from servers import free_port, wait_until
 from short import DISTILL, OUTPUTS, QUICK, QUICK_RL, SHORT
 
+from marval_ray.embedded import assets_index
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.runs.folder import RECORDS
@@ -59,24 +60,24 @@ def test_a_working_copy_and_its_bucket(bucket):
     here.pull(*RECORDS)
     assert here.listing() == [] and str(here) == "s3://runs/a/b" and here.folder != elsewhere.folder
     (here.folder / "tensorboard").mkdir()
-    for name in (*NAMES, "config.json", "last-gsim"):
+    for name in (*NAMES, "run.json", "last-gsim"):
         (here.folder / name / "events" if name == "tensorboard" else here.folder / name).write_text(name, encoding="utf-8")
-    here.push("config.json")
-    assert here.listing() == ["config.json"]
+    here.push("run.json")
+    assert here.listing() == ["run.json"]
     here.push()
-    assert here.listing() == ["config.json", *NAMES] and here.listing("tensorboard") == ["events"]
+    assert here.listing() == sorted(["run.json", *NAMES]) and here.listing("tensorboard") == ["events"]
     elsewhere.pull(*RECORDS)
-    assert {path.name for path in elsewhere.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert {path.name for path in elsewhere.folder.iterdir()} == {"metrics.jsonl", "run.json"}
     here.remove([*NAMES, "absent"])
-    assert here.listing() == ["config.json"] and not (here.folder / "metrics.jsonl").exists()
+    assert here.listing() == ["run.json"] and not (here.folder / "metrics.jsonl").exists()
 
 
 def test_a_folder_is_its_own_copy(tmp_path):
     storage = Storage.of(str(tmp_path))
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     storage.pull(*RECORDS)
     storage.push()
-    assert storage.folder == tmp_path and storage.listing() == ["config.json"] and storage.checkpoints == str(tmp_path)
+    assert storage.folder == tmp_path and storage.listing() == ["run.json"] and storage.checkpoints == str(tmp_path)
 
 
 def test_places_that_are_none(bucket):
@@ -96,6 +97,8 @@ def test_both_stages_in_a_bucket_beside_another_ray_and_more_of_the_second_on_a_
     here, there = Storage.of(bucket("both")), Storage.of(bucket("both"), "test")
     check_both_stages(here.folder)
     assert {"student.safetensors", "student-gsim.safetensors", "report.html", "train", "train-rl", "tensorboard"} <= set(there.listing())
+    assert {"model_index.json", "config.json", "README.md"} <= set(there.listing())
+    assert there.listing("codec") == sorted(path.name for path in assets_index.VAE.iterdir()) and not (here.folder / "codec").exists()
     assert "holds a finished run" in refuse(*both)
     shutil.rmtree(here.folder)
     succeed(*both, "--rl-learner.steps", 3, "--resume", env=env)
@@ -131,7 +134,7 @@ def check_both_stages(folder: Path) -> None:
     assert [path.name for path in sorted((folder / "looks").iterdir())] == ["000000.png", "000001.png", "000002.png"]
     assert summary["student_fd_se"] > 0 and summary["student_n_ar"] in (1, 2)
     pictures = {"rl.png", "looks.png", "metrics-rl.jsonl", "student_before_RL.png", "student_after_RL.png"}
-    assert (OUTPUTS - {"student_after.png"}) | pictures <= {path.name for path in folder.iterdir()}
+    assert (OUTPUTS - {"student_after.png", "codec"}) | pictures <= {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from actors.serving.sampler_replica import Sampler
 from marval_ray.class_names import names_of
 from marval_ray.families.base import FamilyConfig
 from marval_ray.hub.exported import index_beside
-from marval_ray.hub.layout import codec_beside, read_config
-from marval_ray.runs.students import student_of
+from marval_ray.hub.layout import read_config
+from marval_ray.runs.students import readable_student_of
 
 API_CPUS = 0.5
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
@@ -41,9 +41,8 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def application(config: EndpointConfig) -> serve.Application:
     key = read_key(config.key_file)  # here: other machines have neither this one's files nor its environment
-    student = student_of(config.checkpoint)
+    student = readable_student_of(config.checkpoint)
     model = read_config(student.parent)
-    codec = config.vae or codec_beside(student)
     sampler = serve.deployment(
         name="Sampler", user_config=user_config(config.checkpoint),
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": {"env_vars": KEEP_MEMORY}},
@@ -59,7 +58,7 @@ def application(config: EndpointConfig) -> serve.Application:
         health_check_period_s=5, health_check_timeout_s=30, graceful_shutdown_timeout_s=config.deadline,
     )(serve.ingress()(Api))  # fmt: skip
     card = card_of(replace(config, checkpoint=student), model)
-    return api.bind(card, config, key, sampler.bind(config, model, codec))
+    return api.bind(card, config, key, sampler.bind(config, model))
 
 
 def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
@@ -71,8 +70,8 @@ def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
     """Return the card. Raises ValueError when the names of the classes are unknown or `steps` is too large."""
     if config.steps is not None and config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
-    exported = index_beside(config.checkpoint)
-    steps = config.steps or (exported.loops if exported else min(STEPS, model.num_tokens))
+    index = index_beside(config.checkpoint)
+    steps = config.steps or (index.loops if index else min(STEPS, model.num_tokens))
     names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)
     return ModelCard(config.name, names, model.num_tokens, steps, model.image_size)
 

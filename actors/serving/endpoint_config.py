@@ -17,15 +17,15 @@ class EndpointConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     checkpoint: Path = assets_index.STUDENT
-    """A student with config.json beside it, or a run's folder, for its newest; by default the embedded one."""
+    """A run or an export, whose newest student is served, or a student's file; by default the embedded one."""
     vae: Path | None = None
     """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""
     classes: Path | None = None
-    """A text file with the name of each class on a line; by default an exported student's own, ImageNet's or the embedded models'."""
+    """A text file with the name of each class on a line; by default those of model_index.json, ImageNet's or the embedded models'."""
     name: str = "marval"
     """The model's id in the API."""
     steps: int | None = None
-    """N_AR of requests that ask for none; by default an exported student's own, else 16."""
+    """N_AR of requests that ask for none; by default that of model_index.json, else 16."""
     batch: int = 64
     """Most images that a replica draws at once."""
     queue: int = 256

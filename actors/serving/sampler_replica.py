@@ -20,7 +20,7 @@ from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.checksums import sha256
 from marval_ray.files.images import encode_png
 from marval_ray.hub.layout import codec_beside, load_model, read_config
-from marval_ray.runs.students import newest_of, students
+from marval_ray.runs.students import student_of, students
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,11 +28,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Sampler:
     """Draws single images; those that are asked for at the same time share batches."""
 
-    def __init__(self, config: EndpointConfig, model: FamilyConfig, codec: Path):
-        self.options, self.model, self.codec_path = config, model, codec
+    def __init__(self, config: EndpointConfig, model: FamilyConfig):
+        self.options, self.model = config, model
         self.unfinished, self.most = 0, config.batch + config.queue
         self.device = own_device()
-        self.codec = model.family.codec(codec, model).to(self.device)
         self.thread: SamplerThread | None = None
         self.refused: str | None = None
 
@@ -49,10 +48,10 @@ class Sampler:
                 await self._begin(await work(own, self._first, checkpoint))
                 return None
             try:
-                self.thread.served = await work(own, self._load, newest_of(checkpoint))
+                self.thread.served = await work(own, self._load, student_of(checkpoint))
                 self.refused = None
             except (ValueError, OSError, torch.OutOfMemoryError) as error:
-                self.refused = str(error).replace(f"{checkpoint}/", "")  # /healthz tells it to strangers
+                self.refused = str(error).replace(f"{checkpoint}/", "").replace(str(checkpoint), "it")  # /healthz tells it to strangers
         return self.refused
 
     async def _begin(self, served: Served) -> None:
@@ -75,13 +74,12 @@ class Sampler:
         raise ValueError("; ".join(reasons) or f"{checkpoint} has no student")
 
     def _load(self, student: Path) -> Served:
-        """Load a student. Raises ValueError when it is damaged, another model's, or draws nothing."""
+        """Load a student with its codec. Raises ValueError when one is damaged, the model is another, or draws nothing."""
         if read_config(student.parent) != self.model:
             raise ValueError(f"{student} is a student of another model: start a server of its own for it")
-        if self.options.vae is None and codec_beside(student) != self.codec_path:
-            raise ValueError(f"{student} draws for another autoencoder, {codec_beside(student)}: start a server of its own for it")
         model = load_model(student, self.model).to(self.device, DTYPES[self.options.dtype]).eval()
-        served = Served(model, self.codec, version_of(student))
+        codec = self.model.family.codec(self.options.vae or codec_beside(student), self.model).to(self.device)
+        served = Served(model, codec, version_of(student))
         check_draws(served, student)
         return served
 

@@ -65,6 +65,12 @@ class Storage:
         for name in names or [path.name for path in self.folder.iterdir() if not path.name.startswith((".", "last-"))]:
             fs.copy_files(str(self.folder / name), f"{root}/{name}", destination_filesystem=bucket)
 
+    def take(self, source: Path, name: str) -> None:
+        """Copy a file or folder of this machine to `name`; into a bucket it goes past the working copy."""
+        system, root = self.place()
+        system.create_dir(f"{root}/{name if source.is_dir() else Path(name).parent}")
+        fs.copy_files(str(source), f"{root}/{name}", source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
+
     def remove(self, names: list[str]) -> None:
         """Delete these files and folders, as far as they are there."""
         for system, root in [self._local()] + ([self.place()] if self.uri else []):

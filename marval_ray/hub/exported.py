@@ -1,31 +1,32 @@
-"""A student with all that it draws with, in one folder that may be moved and shared: model_index.json, weights, codec.
+"""A model with all that it draws with, in one folder that may be moved and shared: a run's, an export's, the Hub's.
 
-It is also a model of `marval_ray.hub.layout`, so every command reads it.
+`config.json` and the weights beside it (`marval_ray.hub.layout`), `codec/`, and of a student `model_index.json` and the card, `README.md`.
 """
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
+from marval_ray.families.base import FamilyConfig
 from marval_ray.files.atomic import write_json
-from marval_ray.files.fit import save_weights
+from marval_ray.files.storage import Storage
 from marval_ray.files.text import read_json
-from marval_ray.hub.layout import CONFIG, codec_beside, described, load_model
+from marval_ray.hub.layout import CONFIG, described
 
 INDEX = "model_index.json"
-CLASS = "MarvalPipeline"
-WEIGHTS = "student"
+CARD = "README.md"
 CODEC = "codec"
+CLASS = "MarvalPipeline"
 
 
 @dataclass(frozen=True)
 class Index:
-    """What model_index.json says. loops: N_AR unless told otherwise; class_names: by label, empty where nobody knows them."""
+    """What model_index.json says.
+
+    loops: N_AR unless told otherwise. licence: None, and class_names, by label: empty, where nobody knows them.
+    """
 
     loops: int
-    licence: str
+    licence: str | None = None
     class_names: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
@@ -33,10 +34,10 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read it. Raises ValueError when the folder is not an exported student."""
+        """Read it. Raises ValueError when the folder has none, or that of another kind of pipeline."""
         path = folder / INDEX
         if not path.is_file():
-            raise ValueError(f"{folder} is no exported student: it has no {INDEX} (jobs/export.py writes one)")
+            raise ValueError(f"{folder} has no {INDEX}, as older runs have none: `python jobs/export.py {folder} --to FOLDER` writes one")
         content = read_json(path)
         if content.pop("_class_name", None) != CLASS:
             raise ValueError(f"{path} is of another kind of pipeline: its _class_name is not {CLASS}")
@@ -47,29 +48,13 @@ class Index:
 
 
 def index_beside(checkpoint: Path) -> Index | None:
-    """Return what is told of the exported student at `checkpoint`, None of another checkpoint. Raises ValueError as `Index.read` does."""
+    """Return what is told of the student at `checkpoint`, None of one without model_index.json. Raises ValueError as `Index.read` does."""
     return Index.read(checkpoint.parent) if (checkpoint.parent / INDEX).is_file() else None
 
 
-def weights_in(folder: Path) -> Path:
-    """Return where an exported student's weights are. Raises ValueError when they are not there."""
-    path = folder / f"{WEIGHTS}.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {path.name}: fetch the whole of it")
-    return path
-
-
-def export(student: Path, codec: Path | None, folder: Path, index: Index, dtype: torch.dtype) -> None:
-    """Write the student at `student`, and its codec, into `folder`. Raises ValueError when they do not fit each other."""
-    model, codec = load_model(student), codec or codec_beside(student)
-    config = model.config
-    config.family.codec(codec, config)
+def furnish(storage: Storage, config: FamilyConfig, codec: Path) -> None:
+    """Put the codec, and the config.json that names it, into the folder of a model. codec: a file or a folder, which fits `config`."""
     inside = CODEC if codec.is_dir() else f"{CODEC}/{codec.name}"
-    if codec.is_dir():
-        shutil.copytree(codec, folder / CODEC, dirs_exist_ok=True)
-    else:
-        (folder / CODEC).mkdir(parents=True, exist_ok=True)
-        shutil.copy(codec, folder / inside)
-    save_weights(folder / f"{WEIGHTS}.safetensors", model.state_dict(), dtype)
-    write_json(folder / CONFIG, {**described(config), "vae": f"./{inside}"})
-    index.write(folder)
+    storage.take(codec, inside)
+    write_json(storage.folder / CONFIG, {**described(config), "vae": f"./{inside}"})
+    storage.push(CONFIG)

@@ -1,6 +1,6 @@
-"""The one format of a model on disk: safetensors beside a config.json, which names the family, its sizes and the codec.
+"""The weights of a model on disk: safetensors beside a config.json, which names the family, its sizes and the codec.
 
-A run's folder is such a folder: its config.json says this of the model besides all settings (`marval_ray.runs.folder`).
+With the codec inside, such a folder is whole (`marval_ray.hub.exported`).
 """
 
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Putting an exported folder on the Hugging Face Hub, through its own library."""
+"""Putting a model's folder on the Hugging Face Hub, through its own library."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, how it was made, its measured figures, how to draw with it."""
+"""What a student's folder says of it: model_index.json, and the model card with how it was made, its figures, how to draw with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,14 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from marval_ray.evaluation.metrics import BY_JUDGE, SPEED, error_of, markdown_table
-from marval_ray.hub.exported import Index
-from marval_ray.runs.measured import TITLES, Measured, measured_in
+from marval_ray.files.atomic import atomic_path
+from marval_ray.files.text import read_json
+from marval_ray.hub.exported import CARD, Index
+from marval_ray.hub.layout import CONFIG
+from marval_ray.runs.folder import SETTINGS
+from marval_ray.runs.measured import TITLES, Measured, final_loops, measured_in
 
-CARD = """---
+TEXT = """---
 {data}
 ---
 
@@ -38,21 +42,54 @@ FIGURES = """## Figures
 Of the run's own evaluation: FD and KID are distances in the features of its judges, of which (B) decided nothing; ± is a standard error.
 They are not the FID of Inception's features, which `jobs/fid.py` measures."""
 
+EMBEDDED_LICENCE = "mit"
+"""Of Fashion-MNIST, on which the embedded teacher was trained."""
+
+
+def present(folder: Path, index: Index, run: Path) -> None:
+    """Write model_index.json and README.md into `folder`; `run` is the folder that tells how the student was made."""
+    index.write(folder)
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(card(index, told_in(run), summary_in(run)), encoding="utf-8")
+
+
+def index_of(run: Path, loops: int, class_names: tuple[str, ...] = ()) -> Index:
+    """Return what model_index.json says of a run's student. loops: N_AR as long as no figures tell a better one."""
+    return Index(final_loops(summary_in(run)) or loops, licence_of(told_in(run)), class_names)
+
+
+def told_in(run: Path) -> dict[str, Any]:
+    """Return all settings of a run, also of an older one, which has them in config.json; of another folder what that says."""
+    return next((read_json(run / name) for name in (SETTINGS, CONFIG) if (run / name).exists()), {})
+
+
+def summary_in(run: Path) -> dict[str, Any]:
+    """Return summary.json, empty where there is none."""
+    path = run / "summary.json"
+    return read_json(path) if path.exists() else {}
+
+
+def licence_of(told: Mapping[str, Any]) -> str | None:
+    """Return the licence of a run's teacher, None where it is not known."""
+    teacher = str(told.get("teacher", told.get("vae", "")))
+    return EMBEDDED_LICENCE if teacher.startswith("embedded/") else None
+
 
 def card(index: Index, told: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """Return README.md. told: the run's config.json; summary: its summary.json, empty where there is none."""
+    """Return README.md. told: the run's settings; summary: its figures."""
     data = ModelCardData(
         license=index.licence, library_name="marval_ray", pipeline_tag="unconditional-image-generation", tags=["one-step", "mar"]
     )
     rows = [each for key, each in measured_in(summary).items() if key in TITLES]
-    return CARD.format(
+    return TEXT.format(
         data=data.to_yaml(), reinforced=" and reinforcement learning" if "rl" in told.get("stages", ()) else "", loops=index.loops,
-        made=made(told), figures=FIGURES.format(table=table(rows)) if rows else "No figures were measured with it.", licence=index.licence,
+        made=made(told), figures=FIGURES.format(table=table(rows)) if rows else "No figures were measured with it.",
+        licence=index.licence or "not known here",
     )  # fmt: skip
 
 
 def made(told: Mapping[str, Any]) -> str:
-    """Say which teacher and which settings made it, as far as config.json tells; folders of this machine are nobody's business."""
+    """Say which teacher and which settings made it, as far as its settings tell; folders of this machine are nobody's business."""
     if "learner" not in told:
         return "How it was trained is not known."
     gsim, learner, rl = told["gsim"], told["learner"], told["rl"]

@@ -58,6 +58,11 @@ def flat_name(model: str, key: str, when: str) -> str:
     return "_".join(part for part in (model, key, when) if part)
 
 
+def final_loops(summary: Mapping[str, Any]) -> int | None:
+    """Return N_AR of the final student's figures, None where it has none."""
+    return summary.get(flat_name("student", LOOPS, ""))
+
+
 def gain(summary: Mapping[str, float], name: str = "reward") -> float:
     """Return what RL added to the mean of a reward, in standard deviations of an image's reward before."""
     return (summary[f"{name}_after"] - summary[f"{name}_before"]) / summary[f"{name}_before_std"]
