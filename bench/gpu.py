@@ -18,16 +18,15 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
-from cost import CLIP_H
 from records import PRESETS
 from sampling import random_model, seconds_of
-from torch import Tensor, nn
-from transformers import CLIPVisionModel
+from torch import Tensor
+from transformers import CLIPModel
 
 from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from marval_ray import cli
 from marval_ray.config import LearnerConfig
-from marval_ray.device import own_device
+from marval_ray.device import autocast_on_gpu, own_device
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
@@ -40,9 +39,9 @@ from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_toke
 from marval_ray.files.atomic import write_json
 from marval_ray.files.latents import write_latents
 from marval_ray.hub.layout import save_model
+from marval_ray.plan.workers import PICKSCORE, ImageReward
 from marval_ray.reinforce.replay import replay_chain
 from marval_ray.reinforce.scoring import Scorer
-from marval_ray.rewards.preprocess import ImageTransform
 from marval_ray.types import Prompts, Tokens
 
 DEVICE = own_device()
@@ -92,11 +91,6 @@ def measure(action: Callable[[], object], repeats: int) -> float:
     return min(seconds_of(whole) for _ in range(repeats))
 
 
-def autocast() -> torch.autocast:
-    """As workers and learners compute on a GPU."""
-    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
-
-
 def random_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Randomness, Tensor]:
     """(orders and noise, labels)."""
     random = Randomness.of(Draws(0, tuple(range(batch))), c.num_tokens, c.token_channels, steps)
@@ -112,30 +106,15 @@ def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch
         sample_tokens(model, sampler, labels, random, config.loops)
 
     if dtype == torch.float32:
-        with autocast():
+        with autocast_on_gpu(DEVICE):
             return measure(draw, config.repeats) / config.batch
     return measure(draw, config.repeats) / config.batch
-
-
-class Reward(nn.Module):
-    """A CLIP image tower of PickScore's size; prompts cost next to nothing."""
-
-    differentiable = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tower = CLIPVisionModel(CLIP_H)
-        self.transform = ImageTransform(CLIP_H.image_size, CLIP_H.image_size)
-
-    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        seen: Tensor = self.tower(self.transform(images)).pooler_output
-        return seen.mean(1)
 
 
 def scoring(c: ModelConfig, config: Config) -> float:
     with DEVICE:  # where random weights are made at once
         vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else KLVAE(KL16.build())
-        reward = Reward().eval().requires_grad_(False)
+        reward = ImageReward(CLIPModel(PICKSCORE))
     scorer = Scorer(KLCodec(vae.to(DEVICE), c), reward)
     random, _ = random_of(c, config.scored)
     tokens, prompts = Tokens(random.initial), Prompts.classes_in_turn(c.num_classes, config.scored)
@@ -148,7 +127,7 @@ def replaying(c: ModelConfig, config: Config) -> float:
     loops = list(recorded_loops(random.initial, labels, random, config.loops))
 
     def replay() -> None:
-        with autocast():
+        with autocast_on_gpu(DEVICE):
             tokens, _ = replay_chain(student, random.initial, loops)
         tokens.square().mean().backward()
         student.zero_grad()

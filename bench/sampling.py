@@ -18,12 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from marval_ray import cli
-from marval_ray.diffusion.head import TIME_FEATURES
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
+from marval_ray.plan.cost import loop_flops
 from marval_ray.presets import MODELS
 
 PEAK_SIZES = (2048, 3072, 4096)
@@ -70,27 +70,6 @@ class Speed:
     @property
     def share(self) -> float:
         return self.gflops / self.peak_gflops
-
-
-def loop_flops(c: ModelConfig, loop: Loop, guided: bool, head_calls: int) -> int:
-    """FLOPs of the matrix products of one AR loop by formula; 2 for each multiply-add."""
-    images, known = loop.known.shape
-    predicted, rows = loop.predicted.shape[1], images * (2 if guided else 1)
-    length = c.buffer_size + c.num_tokens
-
-    def block(width: int, tokens: int, queries: int) -> int:
-        per_query = width * width * (1 + 2 * int(width * c.mlp_ratio) / width)
-        return int(3 * tokens * width * width + queries * per_query + 2 * queries * tokens * width)
-
-    encoder = c.encoder_depth * block(c.encoder_width, c.buffer_size + known, c.buffer_size + known)
-    encoder += known * c.token_channels * c.encoder_width
-    decoder = (c.buffer_size + known) * c.encoder_width * c.decoder_width
-    decoder += (c.decoder_depth - 1) * block(c.decoder_width, length, length)
-    decoder += block(c.decoder_width, length, predicted)  # the last one
-    w = c.head_width
-    token = c.head_depth * 5 * w * w + 2 * w * w + 3 * c.token_channels * w
-    head = rows * predicted * (head_calls * token + c.decoder_width * w) + head_calls * (TIME_FEATURES * w + w * w)
-    return 2 * (rows * (encoder + decoder) + head)
 
 
 def counted_flops(config: ModelConfig, sampler: TokenSampler, loop: Loop) -> int:

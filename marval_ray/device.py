@@ -1,5 +1,7 @@
 """Where this process computes."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 
@@ -14,3 +16,8 @@ def worker_device(threads: int) -> torch.device:
     if device.type == "cpu":
         torch.set_num_threads(threads)
     return device
+
+
+def autocast_on_gpu(device: torch.device) -> AbstractContextManager:
+    """Return what rounds to bfloat16 in matrix products on a GPU, and leaves all as it is elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

@@ -16,8 +16,11 @@ ROOMS = {
         "rewards": {"files"},
         "families": {"diffusion", "draws", "files", "loss", "positions", "types"},
         "evaluation": {"families", "files", "types"},
-        "distil": {"config", "diffusion", "draws", "families", "loss"},
+        "distil": {"config", "device", "diffusion", "draws", "families", "loss"},
         "reinforce": {"config", "diffusion", "distil", "draws", "evaluation", "families", "loss", "positions", "rewards", "types"},
+        "plan": {
+            "config", "diffusion", "distil", "draws", "evaluation", "families", "files", "reinforce", "rewards", "types",
+        },
         "hub": {"families", "files"},
         "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
         "embedded": {"diffusion", "files"},

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.config import GSIMConfig
+from marval_ray.device import autocast_on_gpu
 from marval_ray.diffusion.samplers import guidance_scale, guided
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.gsim import GeneratorStep, gsim_generator
@@ -91,7 +92,7 @@ class ScoreMatcher:
         t = torch.randint(config.t_min, config.t_max + 1, (len(x_0),), generator=generator).to(x_0.device)
         noise = self._noise(x_0.shape, generator)
         w = guidance_scale(config.w, config.w_schedule, 1 - context.hidden.shape[1] / teacher.config.num_tokens)
-        with torch.autocast(x_0.device.type, torch.bfloat16, enabled=x_0.device.type == "cuda"):
+        with autocast_on_gpu(x_0.device):
             with torch.no_grad():
                 z_teacher = teacher.conditions(context)
                 # With w = 1 nobody looks at the unconditional score.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, pad, resize
+from torchvision.transforms.functional import InterpolationMode, center_crop, pad, resize
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +38,7 @@ class ImageTransform:
         # PIL resizes rows, then columns, and bicubic overshoot is cut off after each.
         for size in ([height, columns], [rows, columns]):
             x = resize(x, size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-        return normalize(center_crop(x, [self.crop, self.crop]), list(self.mean), list(self.std))
+        return normalised(center_crop(x, [self.crop, self.crop]), self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,17 @@ class PaddedTransform:
         x = resize(x, [rows, columns], InterpolationMode.BICUBIC, antialias=True)
         top, left = (self.size - rows) // 2, (self.size - columns) // 2
         x = pad(x, [left, top, self.size - columns - left, self.size - rows - top])
-        return normalize(x, list(self.mean), list(self.std))
+        return normalised(x, self.mean, self.std)
 
 
 def in_colour(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
     """Return images in [-1, 1], grey or not, as three channels in [0, 1]."""
     return (images.expand(-1, 3, -1, -1) + 1) / 2
+
+
+def normalised(x: Float[Tensor, "B 3 H W"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Tensor, "B 3 H W"]:
+    """Return (x - mean) / std by channel. torchvision's own looks at the values of `std`, for which a GPU would have to wait."""
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
 
 
 def cosine(a: Float[Tensor, "B F"], b: Float[Tensor, "B F"]) -> Float[Tensor, " B"]:
