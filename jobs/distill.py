@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from marval_ray.environment import before_ray
 
@@ -49,6 +49,8 @@ from marval_ray.types import Prompts
 
 Result = TypeVar("Result")
 
+UNNAMED = Path("unnamed")
+"""Where a plan needs no file."""
 REWARD_SAMPLES = 500
 """Images whose mean reward is compared before and after RL; it is known from fewer than FD."""
 
@@ -56,8 +58,8 @@ REWARD_SAMPLES = 500
 @dataclass(frozen=True)
 class Config:
     preset: str
-    """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the paper's recipe), mar-b, mar-l, mar-h, detok-b or
-    detok-l."""
+    """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the paper's recipe), mar-b, mar-l, mar-h, detok-b,
+    detok-l, or the first of them on one GPU: mar-b-24gb, mar-b-80gb."""
     teacher: Path
     """MAR's checkpoint-last.pth, or safetensors."""
     latents: Path
@@ -85,6 +87,8 @@ class Config:
     """Continue the run in OUT from its last checkpoint."""
     overwrite: bool = False
     """Throw away the run in OUT."""
+    plan: Literal[24, 40, 80, 141] | None = None
+    """Print what each role takes, what fits and hours on GPUs of so many GB, and end. Needs no files."""
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
@@ -102,6 +106,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    if config.plan is not None:
+        print(plan_text(config, config.plan))
+        return
     storage = Storage.of(config.out)
     stages = stages_of(config.stages)
     with locked(storage):
@@ -135,6 +142,7 @@ def work(config: Config, storage: Storage, tasks: list[Task], figures: Figures, 
         task.show_before(figures, model, last.loops)
         figures.show(asdict(config), [earlier.stage for earlier in tasks[:done]], extra)
         storage.push()
+        torch.cuda.empty_cache()  # of the pictures: the learner may share their GPU
         (student, more), seconds = timed(task.run)
         extra |= {task.stage.seconds: seconds} | more
         model = load_model(student, config.model)
@@ -216,14 +224,27 @@ def matching_of(config: Config) -> Matching:
     return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), data=config.latents.absolute())
 
 
-def defaults(name: str) -> Config:
-    """Return the settings of a preset; the files that it does not bring along must be named."""
+def plan_text(config: Config, size: int) -> str:
+    """Return what the run takes on GPUs of `size` GB."""
+    from marval_ray.plan.report import Planned, text_of  # takes seconds, and few ask for it
+
+    planned = Planned(
+        model=config.model, gsim=config.gsim, learner=config.learner, rl=config.rl, rl_learner=config.rl_learner,
+        stages=[stage.name for stage in stages_of(config.stages)],
+        codec=None if config.vae == UNNAMED else config.model.family.codec(config.vae, config.model),
+        judged=config.figures.judge() is not None, pictures=config.figures.batch,
+    )  # fmt: skip
+    return text_of(planned, size)
+
+
+def defaults(name: str, unnamed: Any = tyro.MISSING) -> Config:
+    """Return the settings of a preset; `unnamed` stands for the files that it does not bring along and that must be named."""
     preset = PRESETS[name]
     return Config(
         preset=name,
-        teacher=preset.files.teacher or tyro.MISSING,
-        latents=preset.files.latents or tyro.MISSING,
-        vae=preset.files.vae or tyro.MISSING,
+        teacher=preset.files.teacher or unnamed,
+        latents=preset.files.latents or unnamed,
+        vae=preset.files.vae or unnamed,
         model=preset.model,
         gsim=preset.gsim,
         learner=preset.learner,
@@ -236,7 +257,8 @@ def defaults(name: str) -> Config:
 
 if __name__ == "__main__":
     try:
-        cli.run(main, Config, __doc__, defaults(cli.preset_of(PRESETS)))
+        unnamed = UNNAMED if cli.has_option("--plan") else tyro.MISSING
+        cli.run(main, Config, __doc__, defaults(cli.preset_of(PRESETS), unnamed))
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.number)

@@ -41,6 +41,13 @@ def preset_of(names: Collection[str], arguments: Sequence[str] | None = None) ->
     return name
 
 
+def has_option(name: str, arguments: Sequence[str] | None = None) -> bool:
+    """Tell whether the option `name` is given, on which defaults of others depend."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name)
+    return getattr(parser.parse_known_args(arguments)[0], name.lstrip("-")) is not None
+
+
 def settled(config: Config) -> Config:
     """Make a configuration's `out`, if it has one, absolute and such that it lasts (`lasting`)."""
     out = getattr(config, "out", None)

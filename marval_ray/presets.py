@@ -10,7 +10,7 @@ from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
-PresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l"]
+PresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l", "mar-b-24gb", "mar-b-80gb"]
 """As options have them; a test holds that these are the keys of the tables."""
 
 _TINY = ModelConfig(
@@ -19,9 +19,13 @@ _TINY = ModelConfig(
     decoder_width=128, decoder_depth=4, decoder_heads=4,
     head_width=192, head_depth=3, masking="cosine", image_size=28,
 )  # fmt: skip
+_ONE_GPU = {"mar-b-24gb": "mar-b", "mar-b-80gb": "mar-b"}
+"""What presets for one GPU are made of."""
 MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": _TINY, **mar.MODELS}
+MODELS |= {name: MODELS[model] for name, model in _ONE_GPU.items()}
 _TINY_SAMPLER = assets_index.teacher_sampler()
 SAMPLERS: dict[str, Ancestral] = dict.fromkeys(("tiny", "tiny-paper"), _TINY_SAMPLER) | mar.SAMPLERS
+SAMPLERS |= {name: SAMPLERS[model] for name, model in _ONE_GPU.items()}
 """How each teacher draws best."""
 
 
@@ -45,6 +49,27 @@ _PAPER_ROLES = RLConfig(
     rollout=RoleConfig(count=8, gpus=1), reward=RoleConfig(count=4, gpus=1), judge=RoleConfig(gpus=1), max_staleness=1,
     chunk=2,
 )  # fmt: skip
+
+
+def _on_one_gpu(paper: LearnerConfig, batch: int) -> LearnerConfig:
+    """Return the paper's learner as a single rank of so many images: as many images in all, the average over as many of them, and the
+    square-root rule for Adam's learning rates (Malladi et al., arXiv 2205.10287). One rank gains nothing by ZeRO, whose bucket takes 2 GB.
+    """
+    fewer = paper.workers * paper.batch / batch
+    return replace(
+        paper, workers=1, batch=batch, steps=round(fewer * paper.steps), lr=paper.lr / fewer**0.5, zero_stage=0,
+        auxiliary_lr=paper.auxiliary_lr / fewer**0.5, ema=1 - (1 - paper.ema) / fewer, gpus_per_worker=0.4,
+    )  # fmt: skip
+
+
+def _preset_for_one_gpu(model: ModelConfig, batch: int, rl_batch: int, chunk: int) -> Preset:
+    """Return the paper's recipe where all roles share a GPU and work in turns; `--plan` says that it fits."""
+    role = RoleConfig(gpus=0.2)
+    return Preset(
+        model=model, gsim=_PUBLISHED_GSIM, learner=_on_one_gpu(_PAPER, batch), rl_learner=_on_one_gpu(_PAPER_RL, rl_batch),
+        rl=RLConfig(rollout=role, reward=role, judge=role, chunk=chunk, weight_dtype="bfloat16"),
+    )  # fmt: skip
+
 
 # Guidance is the one with which the teacher samples best; it, lambda(t) and the learning rates won trials of this length, the rest
 # stays by an ablation of short runs (LOG.md).
@@ -96,6 +121,8 @@ PRESETS: dict[str, Preset] = {
         name: Preset(model=model, gsim=_PUBLISHED_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL)
         for name, model in mar.MODELS.items()
     },
+    "mar-b-24gb": _preset_for_one_gpu(MODELS["mar-b-24gb"], batch=32, rl_batch=8, chunk=4),
+    "mar-b-80gb": _preset_for_one_gpu(MODELS["mar-b-80gb"], batch=128, rl_batch=16, chunk=16),
 }  # fmt: skip
 """Defaults of `jobs/distill.py`; those of mar-* and detok-* are the paper's (supplement, Tables 1 and 2) where it says something, whose own
 teachers are MAR's."""
