@@ -45,9 +45,9 @@ PART = 4096
 class Config:
     images: Path
     """Parquet (a file, or a folder of parts) with a column of images (a PNG, JPEG, ... file's bytes, or what Hugging
-    Face's `datasets` writes) and one of labels; tar files as WebDataset has them (a file, or a folder), members NAME.jpg beside
-    NAME.cls or a NAME.json with a `label`; or a folder with a subfolder of image files for each class, labelled 0, 1, ... in
-    alphabetical order."""
+    Face's `datasets` writes) and one of labels; a data set that `datasets` saved by `save_to_disk`, or its splits;
+    tar files as WebDataset has them (a file, or a folder), members NAME.jpg beside NAME.cls or a NAME.json with a `label`;
+    or a folder with a subfolder of image files for each class, labelled 0, 1, ... in alphabetical order."""
     out: Path
     """The Parquet file to write."""
     vae: Path = assets_index.VAE

@@ -89,7 +89,7 @@ def test_names_need_not_be_utf8(tmp_path):
     [
         (["cat/0.png", "dog/notes.txt"], "class folders without images, which would have labels: dog"),
         (["0.png", "1.png"], "holds 2 images but no subfolders"),
-        (["cat/notes.txt"], "holds neither .*parquet nor a subfolder with images"),
+        (["cat/notes.txt"], "holds neither .*parquet.* nor a subfolder with images"),
         (["train/cat/0.png", "val/cat/1.png"], "holds splits, not classes .train, val.: give one of them"),
     ],
 )

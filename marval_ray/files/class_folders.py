@@ -61,7 +61,8 @@ def _check(folder: Path, classes: list[str], labels: list[int], left_out: Counte
     if beside and not classes:
         raise ValueError(f"{folder} holds {beside} images but no subfolders: images lie in a subfolder for each class")
     if not labels:
-        raise ValueError(f"{folder} holds neither *.parquet nor a subfolder with images ({', '.join(sorted(suffixes()))})")
+        kinds = ", ".join(sorted(suffixes()))
+        raise ValueError(f"{folder} holds neither *.parquet, *.tar, a saved data set nor a subfolder with images ({kinds})")
     filled = set(labels)
     empty = [shown(name) for label, name in enumerate(classes) if label not in filled]
     if empty:

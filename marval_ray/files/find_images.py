@@ -1,4 +1,4 @@
-"""Which images a path names: Parquet or tar shards, a folder of them, or class folders."""
+"""Which images a path names: Parquet or tar shards, a folder of them, a data set on disk, or class folders."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from marval_ray.files.class_folders import list_classes, walk
 from marval_ray.files.image_set import ImageSet
 from marval_ray.files.image_tables import Columns, list_rows, pick_split
+from marval_ray.files.saved_datasets import is_saved, saved_files
 from marval_ray.files.tar_shards import list_samples
 
 
@@ -20,6 +21,8 @@ def find_images(path: Path, columns: Columns, split: str = "train", skip_bad: bo
         raise ValueError(f"there are no images at {path}")
     if not path.is_dir():
         return list_samples([path], skip_bad, left_out) if is_tar(path) else list_rows([path], columns, skip_bad, left_out)
+    if is_saved(path):
+        return list_rows(saved_files(path, split, left_out), columns, skip_bad, left_out)
     files = list(walk(str(path), left_out))
     tables = [Path(file) for file in files if file.lower().endswith(".parquet")]
     if tables:

@@ -1,4 +1,4 @@
-"""Parquet of images and labels: this project's, and that of Hugging Face `datasets` and its Hub."""
+"""Tables of images and labels: this project's Parquet, and what Hugging Face `datasets` and its Hub write."""
 
 import json
 import os
@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from marval_ray.files.decoding import shown
 from marval_ray.files.image_labels import number, plain, usable
 from marval_ray.files.image_set import ImageSet, split_of
+from marval_ray.files.table_files import ARROW, open_table
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
-ROWS = 64
-"""Images in memory at a time where they are read."""
-BUFFER = 1 << 20
-"""Bytes of a column read at a time: a row group may be larger than memory."""
 SCHEMA = pa.schema({"image": pa.binary(), "label": pa.int64(), "file": pa.binary(), "row": pa.int64(), "fault": pa.string()})
 
 
@@ -95,10 +91,9 @@ class ImageTables(ImageSet):
         (place,) = task.to_pylist()
         rows, labels, done = np.array(place["rows"]), pa.array(place["labels"], pa.int64()), 0
         try:
-            for first, images in _batches(os.fsdecode(place["file"]), place["column"], int(rows[0])):
-                stop = int(np.searchsorted(rows, first + len(images)))
-                wanted = images.take(pa.array(rows[done:stop] - first))  # rows without a class are passed by
-                yield _table(wanted, labels[done:stop], rows[done:stop], place["file"], "holds no image")
+            for images in open_table(Path(os.fsdecode(place["file"]))).values(place["column"], rows):
+                stop = done + len(images)
+                yield _table(_content(images), labels[done:stop], rows[done:stop], place["file"], "holds no image")
                 done = stop
         except (OSError, pa.ArrowInvalid) as error:
             nothing = pa.nulls(len(rows) - done, pa.binary())
@@ -132,13 +127,13 @@ def list_rows(files: list[Path], columns: Columns, skip_bad: bool, left_out: Cou
 def _read_labels(file: Path, columns: Columns) -> tuple[str, pa.ChunkedArray, tuple[str, ...] | None]:
     """Return (image column, labels, class names) of a file."""
     try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
-    image, label = columns.of(file, parquet.schema_arrow)
-    labels = plain(parquet.read([label])[label], f"{file}: `{label}`")
-    names = _hugging_face(parquet.schema_arrow).get(label, {}).get("names")
-    return image, labels, tuple(names) if names else None
+        table = open_table(file)
+        image, label = columns.of(file, table.schema)
+        stored = table.column(label)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{file} is not a readable {'Arrow stream' if file.name.endswith(ARROW) else 'Parquet file'}: {error}") from error
+    names = _hugging_face(table.schema).get(label, {}).get("names")
+    return image, plain(stored, f"{file}: `{label}`"), tuple(names) if names else None
 
 
 def pick_split(folder: Path, files: list[Path], split: str, left_out: Counter[str]) -> list[Path]:
@@ -156,18 +151,10 @@ def pick_split(folder: Path, files: list[Path], split: str, left_out: Counter[st
     return [file for file in files if splits[file] == split]
 
 
-def _batches(file: str, column: str, row: int) -> Iterator[tuple[int, pa.Array]]:
-    """Yield (number of the first row, images as bytes) from the row group on that holds `row`."""
-    parquet = pq.ParquetFile(file, buffer_size=BUFFER)
-    counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    ends = np.cumsum(counts)
-    group = int(np.searchsorted(ends, row, side="right"))
-    first = int(ends[group]) - counts[group]
-    for batch in parquet.iter_batches(ROWS, row_groups=list(range(group, len(counts))), columns=[column]):
-        images = batch.column(0)
-        images = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
-        yield first, images.cast(pa.binary())
-        first += len(batch)
+def _content(images: pa.Array) -> pa.Array:
+    """Return the bytes of image files, which `datasets` keeps beside a path."""
+    images = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+    return images.cast(pa.binary())
 
 
 def _table(images: pa.Array, labels: pa.Array, rows: np.ndarray, file: bytes, fault: str) -> pa.Table:

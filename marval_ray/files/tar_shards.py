@@ -16,7 +16,8 @@ from jaxtyping import Int64
 from marval_ray.files.decoding import shown, suffixes
 from marval_ray.files.image_labels import number, usable
 from marval_ray.files.image_set import ImageSet
-from marval_ray.files.image_tables import ROWS, SCHEMA
+from marval_ray.files.image_tables import SCHEMA
+from marval_ray.files.table_files import ROWS
 
 LABEL = "cls"
 """Ending of the member that holds the class, a number or a name."""
