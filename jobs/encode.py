@@ -8,10 +8,10 @@ The latents come in the order of the images, whatever the number of workers.
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from marval_ray.environment import before_ray
 
@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from actors import errors, local_ray
 from actors.encoder import Batch, Decoder, Encoder
+from actors.image_options import ImageOptions
 from marval_ray.config import check_at_least
-from marval_ray.embedded import assets_index
 from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.vae import VAE, codec_id
 from marval_ray.files.encoded_parts import Parts, Progress
-from marval_ray.files.find_images import find_images
+from marval_ray.files.encoding import ENCODING, Encoding
 from marval_ray.files.image_set import ImageSet, summary
-from marval_ray.files.image_tables import Columns, ImageTables
+from marval_ray.files.image_tables import ImageTables
 from marval_ray.files.latents import CLASSES, CODEC, latents_schema
 from marval_ray.files.storage import Storage
 from marval_ray.files.tar_shards import TarShards
@@ -41,22 +41,10 @@ PART = 4096
 """Images whose latents are kept in memory before they are written: as much is lost by a crash."""
 
 
-@dataclass(frozen=True)
-class Config:
-    images: Path
-    """Parquet (a file, or a folder of parts) with a column of images (a PNG, JPEG, ... file's bytes, or what Hugging
-    Face's `datasets` writes) and one of labels; a data set that `datasets` saved by `save_to_disk`, or its splits;
-    tar files as WebDataset has them (a file, or a folder), members NAME.jpg beside NAME.cls or a NAME.json with a `label`;
-    or a folder with a subfolder of image files for each class, labelled 0, 1, ... in alphabetical order."""
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageOptions):
     out: Path
     """The Parquet file to write."""
-    vae: Path = assets_index.VAE
-    """Autoencoder: a diffusers folder, or KL-16 as published (kl16.ckpt)."""
-    size: int | None = None
-    """Pixels a side given to the autoencoder; by default its own: 32 for the embedded one, 256 for KL-16."""
-    fit: Literal["pad", "crop"] | None = None
-    """Make images square by black borders, or by scaling and cutting out the centre; by default `pad` for a grey
-    autoencoder and `crop` for a colour one."""
     flip: bool = False
     """Write each image's mirror image as well, behind it."""
     batch: int = 128
@@ -67,12 +55,6 @@ class Config:
     """0 encodes on CPUs, one thread a worker."""
     group: int = 500
     """Latents in a row group; learner ranks share a file by row groups."""
-    split: str = "train"
-    """Which files to take of a folder of Parquet or tar files whose names tell splits, such as test-00000-of-00002.parquet."""
-    image_column: str | None = None
-    """Column of the images in Parquet; by default `image`, `img`, ..., or the only one that `datasets` takes for images."""
-    label_column: str | None = None
-    """Column of the labels, whole numbers from 0 or text; by default `label`, `labels`, ..."""
     skip_bad: bool = False
     """List images that cannot be encoded and rows without a class, and go on, instead of ending at the first."""
     resume: bool = False
@@ -92,10 +74,9 @@ def main(config: Config) -> None:
 
 def encode_into(parts: Parts, config: Config) -> None:
     """Encode what `parts` does not hold yet, and make one file of them."""
-    columns = Columns(config.image_column, config.label_column)
-    images = find_images(config.images.absolute(), columns, config.split, config.skip_bad)
+    images = config.find(config.skip_bad)
     vae = load_vae(config.vae)
-    decoder = make_decoder(config, vae)
+    decoder = config.decoder(vae)
     schema = latent_schema(vae, decoder, images)
     settings = f"{codec_id(vae)} {decoder} flip={config.flip}"
     before = begin(config, parts, images, settings)
@@ -131,27 +112,20 @@ def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Prog
 
 
 def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
-    """Return the columns of the latents, with the codec's and the classes' names."""
-    metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae)}
+    """Return the columns of the latents, with what made them and the classes' names."""
+    shape = latent_shape(vae, decoder)
+    shift, scale = (tuple(values.flatten().tolist()) for values in (vae.shift, vae.scale))
+    encoding = Encoding(shape, decoder.size, decoder.channels, shift, scale)
+    metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae), ENCODING: encoding.json()}
     if images.names:
         metadata[CLASSES] = json.dumps(images.names)
-    return latents_schema(latent_size(vae, decoder), metadata)
+    return latents_schema(math.prod(shape), metadata)
 
 
-def make_decoder(config: Config, vae: VAE) -> Decoder:
-    """Return what the autoencoder needs of its images. Raises ValueError when the size is not a multiple of its stride."""
-    c = vae.sizes
-    size = config.size or c.image_size
-    if size is None:
-        raise ValueError(f"{config.vae} does not say for which pixels it is: give --size")
-    if size % c.stride:
-        raise ValueError(f"--size {size} is not a multiple of {c.stride}, the pixels of {config.vae} a latent")
-    return Decoder(size, c.image_channels, config.fit or ("pad" if c.image_channels == 1 else "crop"))
-
-
-def latent_size(vae: VAE, decoder: Decoder) -> int:
-    """Count the values of one image's latent."""
-    return vae.sizes.latent_channels * (decoder.size // vae.sizes.stride) ** 2
+def latent_shape(vae: VAE, decoder: Decoder) -> tuple[int, int, int]:
+    """Return (C, h, w) of one image's latent."""
+    side = decoder.size // vae.sizes.stride
+    return vae.sizes.latent_channels, side, side
 
 
 def start_ray(config: Config) -> None:

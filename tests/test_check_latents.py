@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from small import MODEL, write_random_latents
 
+from marval_ray.files.encoding import ENCODING, Encoding
 from marval_ray.files.latents import CODEC, LatentDataset, check_latents
 
 COUNT = 40
@@ -84,3 +85,20 @@ def test_latents_of_another_autoencoder_are_refused(latents):
     check_latents(latents, MODEL.latent_shape, MODEL.num_classes)
     with pytest.raises(ValueError, match="another autoencoder .its codec is 0123, that of --vae 4567"):
         check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "4567")
+
+
+def test_latents_tell_how_they_were_made(latents):
+    """Shape and, when the autoencoder is another, its normaliser; the same number of values is not enough."""
+    assert MODEL.latent_shape == (4, 4, 4)
+    for shape in ((4, 4, 4), (16, 2, 2)):
+        encoding = Encoding(shape, 16, 3, (0.0, 0.1, 0.2, 0.3), (0.2325,))
+        table = pq.read_table(latents).replace_schema_metadata({CODEC: b"0123", ENCODING: encoding.json()})
+        assert Encoding.of(table.schema) == encoding
+        pq.write_table(table, latents)
+        made = r"its codec is 0123 \(16 x 16 RGB pixels, shift 0, 0.1, 0.2, 0.3, scale 0.2325\), that of --vae 4567"
+        with pytest.raises(ValueError, match=made):
+            check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "4567")
+        if shape == MODEL.latent_shape:
+            check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "0123")
+    with pytest.raises(ValueError, match=r"holds latents of \(16, 2, 2\), this model needs \(4, 4, 4\): encode anew, in its size"):
+        check_latents(latents, MODEL.latent_shape, MODEL.num_classes, "0123")

@@ -13,7 +13,8 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.vae import codec_id
 from marval_ray.files.encoded_parts import Parts
-from marval_ray.files.latents import CLASSES, CODEC
+from marval_ray.files.encoding import Encoding
+from marval_ray.files.latents import CLASSES, CODEC, check_latents
 from marval_ray.files.storage import Storage
 from marval_ray.runs.lock import locked
 
@@ -86,7 +87,7 @@ def test_bad_images_are_listed_or_end_a_run_that_goes_on(images, tmp_path):
     assert list(tmp_path.glob("*.partial")) == []
 
 
-def test_latents_tell_their_codec_and_classes(tmp_path):
+def test_latents_tell_their_codec_sizes_normaliser_and_classes(tmp_path):
     """What `datasets` writes, with names for its classes."""
     table = pq.read_table(assets_index.IMAGES).slice(0, 4)
     structs = pa.array([{"bytes": image, "path": None} for image in table["image"].to_pylist()])
@@ -95,8 +96,12 @@ def test_latents_tell_their_codec_and_classes(tmp_path):
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
     succeed(ENCODE, "--images", tmp_path, "--out", tmp_path / "out" / "latents.parquet")
-    metadata = pq.read_schema(tmp_path / "out" / "latents.parquet").metadata
-    assert metadata[CODEC].decode() == codec_id(load_vae(assets_index.VAE))
+    schema, vae = pq.read_schema(tmp_path / "out" / "latents.parquet"), load_vae(assets_index.VAE)
+    metadata, encoding = schema.metadata, Encoding.of(schema)
+    assert metadata[CODEC].decode() == codec_id(vae)
+    assert encoding and (encoding.latent_shape, encoding.image_size, encoding.image_channels) == ((4, 8, 8), 32, 1)
+    assert [encoding.shift, encoding.scale] == [tuple(values.flatten().tolist()) for values in (vae.shift, vae.scale)]
+    check_latents(tmp_path / "out" / "latents.parquet", (4, 8, 8), 10, codec_id(vae))
     assert json.loads(metadata[CLASSES]) == [f"class {n}" for n in range(10)]
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.files.atomic import atomic_path
+from marval_ray.files.encoding import Encoding
 
 COLUMNS = ("mean", "std", "label")
 CODEC = b"marval_ray.codec"
@@ -62,21 +63,24 @@ class LatentDataset:
 def check_latents(path: Path, shape: tuple[int, int, int], num_classes: int, codec: str | None = None) -> None:
     """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read, with labels 0..num_classes - 1.
 
-    codec: `codec_id` of the autoencoder that will decode; latents that say they are of another one are refused. Only
-    labels and metadata are read; NaN shows when latents are loaded.
+    codec: `codec_id` of the autoencoder that will decode; latents that say they are of another one are refused,
+    as are those that say they are of another shape. Only labels and metadata are read; NaN shows when latents are loaded.
     """
     for file in _parquet_files(path):
         _row_groups(file, shape)
         parquet = pq.ParquetFile(file)
-        _check_codec(file, parquet, codec)
+        _check_encoding(file, parquet.schema_arrow, shape, codec)
         _check_missing(file, parquet)
         _check_labels(file, parquet.read(columns=["label"])["label"], num_classes)
 
 
-def _check_codec(file: Path, parquet: pq.ParquetFile, codec: str | None) -> None:
-    found = (parquet.schema_arrow.metadata or {}).get(CODEC, b"").decode()
+def _check_encoding(file: Path, schema: pa.Schema, shape: tuple[int, int, int], codec: str | None) -> None:
+    found, encoding = (schema.metadata or {}).get(CODEC, b"").decode(), Encoding.of(schema)
     if codec and found and codec != found:
-        raise ValueError(f"{file} holds latents of another autoencoder (its codec is {found}, that of --vae {codec}): encode anew")
+        made = f"its codec is {found}{f' ({encoding})' if encoding else ''}, that of --vae {codec}"
+        raise ValueError(f"{file} holds latents of another autoencoder ({made}): encode anew")
+    if encoding and encoding.latent_shape != shape:
+        raise ValueError(f"{file} holds latents of {encoding.latent_shape}, this model needs {shape}: encode anew, in its size")
 
 
 def _check_missing(file: Path, parquet: pq.ParquetFile) -> None:
