@@ -3,11 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
 from marval_ray.files.decoding import shown, suffixes
 from marval_ray.files.image_set import ImageSet, some, split_of
@@ -26,6 +27,9 @@ class ClassFolders(ImageSet):
         """Return one table of `path`, as bytes because names need not be UTF-8, and `label`."""
         paths = pa.array([os.fsencode(path) for path in self.paths[start:]], pa.binary())
         return [pa.table({"path": paths, "label": pa.array(self.labels[start:])})]
+
+    def pick(self, numbers: Int64[np.ndarray, " M"]) -> "ClassFolders":
+        return replace(self, labels=self.labels[numbers], paths=[self.paths[number] for number in numbers])
 
     def places(self, stop: int) -> bytes:
         return b"\0".join(map(os.fsencode, self.paths[:stop]))

@@ -4,7 +4,9 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,20 @@ class ImageSet(ABC):
     @abstractmethod
     def tables(self, start: int) -> list[pa.Table]:
         """Tell where the images from number `start` on lie, for workers that read them."""
+
+    @staticmethod
+    def read(task: pa.Table) -> Iterator[pa.Table]:
+        """Read what one of `tables` names; paths of files are read where they are decoded."""
+        yield task
+
+    def read_here(self) -> Iterator[pa.Table]:
+        """Yield all images in this process, some at a time, as workers have them."""
+        for task in self.tables(0):
+            yield from self.read(task)
+
+    @abstractmethod
+    def pick(self, numbers: Int64[np.ndarray, " M"]) -> Self:
+        """Return the images of these numbers, which rise."""
 
     @abstractmethod
     def places(self, stop: int) -> bytes:

@@ -4,13 +4,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 
 from marval_ray.files.decoding import shown
 from marval_ray.files.image_labels import number, plain, usable
@@ -98,6 +99,9 @@ class ImageTables(ImageSet):
         except (OSError, pa.ArrowInvalid) as error:
             nothing = pa.nulls(len(rows) - done, pa.binary())
             yield _table(nothing, labels[done:], rows[done:], place["file"], f"cannot be read: {error}")
+
+    def pick(self, numbers: Int64[np.ndarray, " M"]) -> "ImageTables":
+        return replace(self, labels=self.labels[numbers], file_numbers=self.file_numbers[numbers], rows=self.rows[numbers])
 
     def places(self, stop: int) -> bytes:
         files = "\0".join(f"{shown(str(self.files[n]))} {self.files[n].stat().st_size}" for n in np.unique(self.file_numbers[:stop]))

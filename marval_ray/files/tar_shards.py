@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,10 @@ class TarShards(ImageSet):
             pa.table({"file": [os.fsencode(self.files[n])]} | {name: [values[start:][numbers == n]] for name, values in columns.items()})
             for n in np.unique(numbers)
         ]
+
+    def pick(self, numbers: Int64[np.ndarray, " M"]) -> "TarShards":
+        kept = {name: getattr(self, name)[numbers] for name in ("labels", "file_numbers", "rows", "offsets", "sizes")}
+        return replace(self, **kept)
 
     def places(self, stop: int) -> bytes:
         files = "\0".join(shown(str(self.files[n])) for n in np.unique(self.file_numbers[:stop]))

@@ -64,7 +64,11 @@ class VAE(nn.Module, ABC):
 
     def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N c H W"]:
         """Turn normalised latents into images, about [-1, 1], not clamped; differentiable."""
-        return self._images(latents / self.scale + self.shift)
+        return self._images(self.denormalise(latents))
+
+    def denormalise(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
+        """Return latents as the network itself has them."""
+        return latents / self.scale + self.shift
 
 
 ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
