@@ -1,29 +1,31 @@
 """Runs in a bucket of a local S3 server, and on storage that is full, read-only or goes away."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow.fs as fs
+import pyarrow.parquet as pq
 import pytest
+import torch
 from commands import ROOT, outputs, refuse, run, succeed
+from disks import MOUNTS, mounted
 from servers import free_port, wait_until
 from short import DISTILL, OUTPUTS, QUICK, QUICK_RL, SHORT
 
 from marval_ray.embedded import assets_index
+from marval_ray.files.encoded_parts import Parts
+from marval_ray.files.fit import save_weights
+from marval_ray.files.latents import write_latents
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.runs.folder import RECORDS
 from marval_ray.runs.stage import read_metrics
 
-MOUNTS = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode != 0,
-    reason="NO TEST OF FULL AND VANISHED DISKS: may not mount",
-)
 NAMES = ("metrics.jsonl", "tensorboard")
 
 
@@ -157,6 +159,32 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room(run_fo
         assert steps(out) == [1, 2, 3, 4, 5, 6]
 
 
+@MOUNTS
+def test_files_for_which_there_is_no_room_are_named(tmp_path):
+    """Whatever library writes them."""
+    disk = tmp_path / "disk"
+    with mounted("-t", "tmpfs", "-o", "size=100k", "tmpfs", disk):
+        with pytest.raises(OSError, match="disk/a.safetensors cannot be written: .*No space left on device"):
+            save_weights(disk / "a.safetensors", {"a": torch.ones(100_000)}, torch.float32)
+        with pytest.raises(OSError, match="disk/a.parquet cannot be written: .*No space left on device"):
+            write_latents(disk / "a.parquet", np.random.rand(200, 4, 16, 16), np.ones((200, 4, 16, 16)), np.zeros(200, int))
+        assert list(disk.iterdir()) == []
+
+
+@pytest.mark.slow
+@MOUNTS
+def test_an_encoding_on_a_full_disk_goes_on_when_there_is_room(tmp_path):
+    disk, out = tmp_path / "disk", tmp_path / "disk" / "latents.parquet"
+    command = ("jobs/encode.py", "--images", assets_index.IMAGES, "--out", out)
+    with mounted("-t", "tmpfs", "-o", "size=6m", "tmpfs", disk):  # one part of 4,096 images has room, two have none
+        message = refuse(*command)
+        assert f"{Parts.of(out).folder}/000000008000.parquet cannot be written: " in message and "No space left on device" in message
+        assert [path.name for path in Parts.of(out).folder.iterdir()] == ["000000004096.parquet"]
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert "8,000 latents of 8,000 images" in succeed(*command, "--resume")
+        assert pq.read_metadata(out).num_rows == 8000
+
+
 @pytest.mark.slow
 @MOUNTS
 def test_a_read_only_disk_is_refused(tmp_path):
@@ -183,18 +211,6 @@ def test_a_disk_that_vanishes_ends_the_run_with_a_reason(tmp_path):
         done = len(steps(out))
         succeed(*command[1:], "--learner.steps", done + 2, "--resume")
         assert steps(out) == list(range(1, done + 3))
-
-
-@contextmanager
-def mounted(*what: object):
-    """The last of `what` is where; it is taken away even when it is in use."""
-    where = what[-1]
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", *map(str, what)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", where], check=True)
 
 
 def checkpoints(out: Path) -> set[str]:
