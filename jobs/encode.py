@@ -176,8 +176,8 @@ def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Co
     Raises ValueError at the first image that cannot be encoded, after the latents before it, unless --skip-bad.
     """
     views = 1 + config.flip
-    waiting: list[pa.Table] = []
-    with tqdm(desc="encoded", total=total, initial=done.images, unit="image", mininterval=5) as bar:
+    start, waiting = done.images, list[pa.Table]()
+    with tqdm(desc="encoded", total=total, initial=start, unit="image", mininterval=5) as bar:
         for batch in latents.iter_batches(batch_size=config.batch * views, batch_format="numpy"):
             faults = [fault for fault in batch["fault"][::views] if fault]
             if faults and not config.skip_bad:
@@ -188,7 +188,11 @@ def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Co
                 bar.write(f"left out: {fault}")
             waiting.append(to_table(batch, schema))
             count = len(batch["label"]) // views
-            bar.update(count)
+            if done.images == start:
+                bar.reset()  # its clock: the pace is that of workers at work, without Ray's start
+                bar.initial = bar.n = done.images + count
+            else:
+                bar.update(count)
             done = Progress(done.images + count, done.bad + len(faults))
             if sum(map(len, waiting)) >= PART:
                 yield pa.concat_tables(waiting), done
