@@ -1,13 +1,18 @@
 """Images to latents by the real command, against the shipped latents of the same images."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import refuse, succeed
+from commands import ROOT, refuse, succeed
+from servers import Server, wait_until
 
 from marval_ray.embedded import assets_index
 from marval_ray.families.mar.autoencoder import load_vae
@@ -20,6 +25,8 @@ from marval_ray.runs.lock import locked
 
 ENCODE = "jobs/encode.py"
 COUNT = 20
+WORKER = "MapBatches(Encoder)"
+"""In the title of a process that encodes."""
 
 
 @pytest.fixture
@@ -58,6 +65,30 @@ def test_a_folder_of_classes_is_encoded_with_mirror_images(images, tmp_path):
     for place, image in zip((0, 2, 4, 6), (0, 2, 1, 3)):
         assert np.abs(got["mean"][place] - shipped["mean"][image]).max() < 5e-3
     assert np.abs(got["mean"][0] - got["mean"][1]).max() > 0.1
+
+
+@pytest.mark.slow  # Ray starts twice
+def test_two_workers_of_which_one_is_killed_write_what_one_writes(tmp_path):
+    """Bit for bit, in the order of the images; a Ray of three CPUs has room for two workers beside the decoding."""
+    pq.write_table(pq.read_table(assets_index.IMAGES).slice(0, 4000), tmp_path / "images.parquet")
+    command = (ENCODE, "--images", tmp_path / "images.parquet", "--out")
+    succeed(*command, tmp_path / "one.parquet")
+    options = list(map(str, (sys.executable, *command, tmp_path / "two.parquet", "--workers", 2)))
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(options, cwd=ROOT, env=os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 3}'}, stdout=log, stderr=log)
+        workers = Server("", job.pid)
+        try:
+            at_work = "| 0/4000 [00:00"  # a second time, when the first latents are there
+            wait_until(lambda: job.poll() is not None or (tmp_path / "log").read_text().count(at_work) > 1, 300)
+            assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            before = {process.pid for process in workers.processes(WORKER)}
+            os.kill(min(before), signal.SIGKILL)
+            wait_until(lambda: job.poll() is not None or {process.pid for process in workers.processes(WORKER)} - before, 300)
+            assert job.poll() is None and len(before) == 2, before
+            assert job.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
+        finally:
+            job.kill()
+    assert pq.read_table(tmp_path / "one.parquet").equals(pq.read_table(tmp_path / "two.parquet"))
 
 
 def test_an_encoding_at_work_is_left_alone(images, tmp_path):
