@@ -77,7 +77,8 @@ def stage_table(run: Storage, stage: Stage, settings: dict[str, Any]) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}")
-    checkpoints = [name for name in run.listing(stage.checkpoints) if name.startswith("checkpoint_")]
+    names = run.listing(stage.checkpoints)  # beside them Ray keeps checkpoint_manager_snapshot.json
+    checkpoints = [name for name in names if name.startswith("checkpoint_") and not name.endswith(".json")]
     table.add_row("last checkpoint", checkpoints[-1] if checkpoints else "none yet")
     return table
 

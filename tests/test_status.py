@@ -28,9 +28,10 @@ def test_it_tells_how_far_each_stage_is(tmp_path):
     assert "gsim: update 20 of 250" in shown and "-0.25" in shown and "none yet" in shown and "running" in shown
     (tmp_path / "metrics-rl.jsonl").write_text('{"step": 1, "reward": 4.5}\n', encoding="utf-8")
     (tmp_path / "train-rl/checkpoint_7").mkdir(parents=True)
+    (tmp_path / "train-rl/checkpoint_manager_snapshot.json").touch()
     (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
     shown = text(tmp_path)
-    assert "rl: update 1 of 52" in shown and "4.5" in shown and "checkpoint_7" in shown and "finished" in shown
+    assert "rl: update 1 of 52" in shown and "4.5" in shown and "checkpoint_7" in shown and "snapshot" not in shown and "finished" in shown
 
 
 def test_a_half_written_line_is_left_for_the_next_look():
