@@ -32,7 +32,7 @@ def main(config: Config) -> None:
     groups = {}
     for heading, stage, names in SHOWN:
         series = {name: points for group in grouped(read_metrics(config.run / stage.metrics)).values() for name, points in group.items()}
-        groups[heading] = {name: series[name] for name in names}
+        groups[heading] = {name: series[name] for name in names if name in series}
     plot_losses(config.out, groups)
 
 
