@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,6 +43,7 @@ def refuse(*arguments: object) -> str:
     return line
 
 
+@cache
 def help_of(*arguments: object) -> str:
     """What `--help` prints."""
     return succeed(*arguments, "--help")
@@ -50,9 +52,11 @@ def help_of(*arguments: object) -> str:
 def _here(script: str, *options: object) -> tuple[str, str, str | int | None]:
     """(standard output, standard error, what a script exits with)."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    path = [str((ROOT / script).parent), *sys.path]  # as `python SCRIPT` has it
     sys.argv = [script, *map(str, options)]
     try:
-        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ):  # a job may set some for its Ray
+        # A job may set variables for its Ray.
+        with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ), patch.object(sys, "path", path):
             runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as end:
         return out.getvalue(), err.getvalue(), end.code
