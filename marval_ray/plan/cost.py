@@ -69,7 +69,7 @@ def counted(action: Callable[[], object]) -> float:
 def gsim_tflop(c: ModelConfig, gsim: GSIMConfig) -> float:
     """Return what one update of the auxiliary network and one of the student take, which share the student's forward pass."""
     masked = round(MASKED * c.num_tokens)
-    context = Loop(places(c.num_tokens - masked), places(masked), masked)
+    context = Loop(places(c.num_tokens - masked), places(masked), revealed=1.0)
 
     def forward(heads: int) -> float:
         return loop_flops(c, context, False, heads) / 1e12
