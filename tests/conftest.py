@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read with torch: the threads of many processes on few cores wait without spinning
 
 import pytest
+import torch.distributed as dist
 from commands import succeed
 from jaxtyping import install_import_hook
 from short import DISTILL, SHORT
@@ -54,3 +55,14 @@ def run_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distill") / "run"
     succeed(DISTILL, "--out", folder, "--learner.steps", 4, *SHORT)
     return folder
+
+
+@pytest.fixture(scope="module")
+def process_group():
+    """A group of one process. DeepSpeed keeps to the first that it sees, so there is one for all tests of a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+            patch.setenv(name, value)
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        yield

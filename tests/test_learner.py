@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 from small import MODEL, write_random_latents, write_teacher
 
 from actors.learning.engine import deepspeed, engine_config, make_engine, set_trained, update, whole_parameters
@@ -17,18 +16,7 @@ from marval_ray.distil.student import Student
 from marval_ray.hub.layout import load_model
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory):
-    """A group of one process; DeepSpeed keeps to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-            patch.setenv(name, value)
-        store = tmp_path_factory.mktemp("group") / "store"
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 from commands import succeed
 from short import DISTILL
 from small import write_random_latents, write_teacher
@@ -21,7 +20,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.context import MARContext
 from marval_ray.files.places import ASSETS
-from marval_ray.plan.counting import counting
+from marval_ray.plan.counting import PRODUCTS, counting
 from marval_ray.plan.learners import gsim_learner, rl_learner
 from marval_ray.plan.need import Need
 from marval_ray.plan.report import GB, Actor, loads
@@ -39,6 +38,13 @@ WIDTHS = {
     "wide": replace(TINY.model, encoder_width=256, decoder_width=256, head_width=256, masking="mar"),
 }
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+@pytest.fixture(autouse=True)
+def own_linear(monkeypatch):
+    """DeepSpeed puts one of its own in the place of F.linear for good, once ZeRO 3 was used in a process."""
+    monkeypatch.setattr(torch.nn.functional, "linear", PRODUCTS[0])
 
 
 def peak(action: Callable[[], object]) -> int:
@@ -69,17 +75,6 @@ def storages() -> dict[int, int]:
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device == CPU]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    """A group of one process; DeepSpeed keeps to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-            patch.setenv(name, value)
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
 
 
 def measured(make: Callable[[], GSIMLearner]) -> tuple[int, int]:
