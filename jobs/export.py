@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from marval_ray import cli
-from marval_ray.class_names import names_of
+from marval_ray.class_names import known_names, names_of
 from marval_ray.config import check_loops
 from marval_ray.families.base import Backbone, FamilyConfig
 from marval_ray.files.fit import save_weights
@@ -110,12 +110,7 @@ def names(student: Path, num_classes: int | None, file: Path | None) -> tuple[st
     """Return the class names, or none where nobody knows them."""
     if num_classes is None:
         return ()
-    if file is not None:
-        return names_of(student, num_classes, file)
-    try:
-        return names_of(student, num_classes)
-    except ValueError:
-        return ()
+    return names_of(student, num_classes, file) if file else known_names(student, num_classes)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marval_ray import cli
+from marval_ray.class_names import known_names
 from marval_ray.files.atomic import atomic_path, check_out
 from marval_ray.files.images import encode_png, to_pixels, write_npz
 from marval_ray.runs import report
@@ -42,17 +43,20 @@ class Config(Source):
 
 def main(config: Config) -> None:
     generation = config.generation()
-    labels = config.label_tensor(generation.model.config.num_classes)
+    classes = generation.model.config.num_classes
+    labels = config.label_tensor(classes)
     images = generation.images(Prompts.of_labels(labels), config.seed, progress=f"N_AR={generation.loops}")
-    write(config.out, images, labels, config.per_label)
+    names = known_names(config.weights, classes) or [f"class {label}" for label in range(classes)]
+    write(config.out, images, labels, [names[label] for label in labels[:: config.per_label].tolist()])
     print(f"{config.out}: {len(images)} images")
 
 
-def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, columns: int) -> None:
+def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, rows: list[str]) -> None:
+    """Write in the form that the name asks for; `rows` are the titles of a grid's rows."""
     if out.suffix == ".npz":
         write_npz(out, to_pixels(images), labels.numpy())
     elif out.suffix == ".png":
-        report.save_grid(out, images, columns, [f"class {label}" for label in labels[::columns].tolist()])
+        report.save_grid(out, images, len(images) // len(rows), rows)
     else:
         for index, (pixels, label) in enumerate(zip(to_pixels(images), labels.tolist())):
             with atomic_path(out / f"{index:06d}_class{label}.png") as temporary:

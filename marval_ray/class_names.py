@@ -14,12 +14,18 @@ from marval_ray.types import Prompts
 
 
 def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tuple[str, ...]:
-    """Return a name for each class: from `file` (a line for each), else those of model_index.json, ImageNet's or the embedded ones.
+    """Return a name for each class: from `file` (a line for each), else those that are known.
 
-    Raises ValueError when neither fits, or `file` has another number of lines.
+    Raises ValueError when none are, or `file` has another number of lines.
     """
-    if file is not None:
-        return tuple(read_prompts(file, num_classes))
+    names = tuple(read_prompts(file, num_classes)) if file else known_names(checkpoint, num_classes)
+    if not names:
+        raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
+    return names
+
+
+def known_names(checkpoint: Path, num_classes: int) -> tuple[str, ...]:
+    """Return the class names of model_index.json, ImageNet's or the embedded ones, or none where nobody knows them."""
     index = index_beside(checkpoint)
     if index and index.class_names:
         return index.class_names
@@ -27,9 +33,8 @@ def names_of(checkpoint: Path, num_classes: int, file: Path | None = None) -> tu
         return imagenet_names()
     beside = checkpoint.parent / "config.json"  # not beside a published checkpoint
     config = read_json(beside) if beside.exists() else {}
-    if resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES):
-        return CLASS_NAMES
-    raise ValueError(f"{checkpoint} has {num_classes} classes of unknown names: give a file with a name on each line")
+    embedded = resolve(str(config.get("vae", ""))) == assets_index.VAE and num_classes == len(CLASS_NAMES)
+    return CLASS_NAMES if embedded else ()
 
 
 def prompts_of(checkpoint: Path, num_classes: int, file: Path | None) -> Prompts:
