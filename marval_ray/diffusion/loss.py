@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.head import DenoisingHead
@@ -55,18 +55,19 @@ def diffusion_terms(
 
 
 def reverse_moments(
-    x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], t: Int64[Tensor, " M"], diffusion: Diffusion,
+    x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], coefficients: Float32[Tensor, "M 6"],
     clip_x0: float | None = None,
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:  # fmt: skip
-    """Return mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta."""
-    abar = diffusion.alphas_cumprod[t].unsqueeze(-1)
-    x_0 = (1 / abar).sqrt().float() * x_t - (1 / abar - 1).sqrt().float() * eps
+    """Return mean and log-variance of p(x_{t-1} | x_t), with the learned range between the posterior's variance and beta.
+
+    coefficients: rows of `Diffusion.reverse`, one for all tokens (M = 1) or one a token (M = N).
+    """
+    by_x_t, by_eps, of_x_0, of_x_t, low, high = coefficients.split(1, dim=-1)
+    x_0 = by_x_t * x_t - by_eps * eps
     if clip_x0 is not None:
         x_0 = x_0.clamp(-clip_x0, clip_x0)
-    mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
     fraction = (v + 1) / 2
-    low, high = diffusion.column("posterior_log_variance_clipped", t), diffusion.column("betas", t).log()
-    return mean, fraction * high + (1 - fraction) * low
+    return of_x_0 * x_0 + of_x_t * x_t, fraction * high + (1 - fraction) * low
 
 
 def variational_bits(
@@ -74,9 +75,10 @@ def variational_bits(
     t: Int64[Tensor, " N"], diffusion: Diffusion,
 ) -> Float[Tensor, " N"]:  # fmt: skip
     """Return KL(true posterior | model) in bits a channel; at t = 0 the negative log-likelihood of x_0 in bins of 1/127.5."""
-    mean, log_variance = reverse_moments(x_t, eps, v, t, diffusion)
-    true_mean = diffusion.column("posterior_mean_coef1", t) * x_0 + diffusion.column("posterior_mean_coef2", t) * x_t
-    true_log_variance = diffusion.column("posterior_log_variance_clipped", t)
+    coefficients = diffusion.reverse[t]
+    mean, log_variance = reverse_moments(x_t, eps, v, coefficients)
+    _, _, of_x_0, of_x_t, true_log_variance, _ = coefficients.split(1, dim=-1)
+    true_mean = of_x_0 * x_0 + of_x_t * x_t
     gap = true_log_variance - log_variance
     kl = 0.5 * (-1 - gap + gap.exp() + (true_mean - mean).square() * (-log_variance).exp())
     nll = -_binned_log_likelihood(x_0, mean, 0.5 * log_variance)

@@ -69,8 +69,9 @@ class OneStep:
         self, head: DenoisingHead, z: Float[Tensor, "N W"], initial: Float[Tensor, "N D"]
     ) -> Float[Tensor, "N D"]:
         """Return x_0 of N tokens from their noise n = `initial`."""
-        t = torch.full((1,), self.timestep, device=z.device)
-        alpha, sigma = cosine_diffusion(device=z.device).alpha_sigma(t)
+        diffusion = cosine_diffusion(device=z.device)
+        t = diffusion.timesteps[self.timestep : self.timestep + 1]
+        alpha, sigma = diffusion.alpha_sigma(t)
         eps, _ = head(initial.to(z.dtype), t, z)
         return (initial - sigma * eps.float()) / alpha
 
@@ -167,8 +168,7 @@ class Ancestral:
         diffusion: Diffusion,
     ) -> Float[Tensor, "N D"]:  # fmt: skip
         """Draw x_{i-1} ~ p(. | x_i); the last step (index 0) adds no noise."""
-        t = torch.full((1,), index, device=x.device)
-        mean, log_variance = reverse_moments(x, eps, v, t, diffusion, self.clip_x0)
+        mean, log_variance = reverse_moments(x, eps, v, diffusion.reverse[index : index + 1], self.clip_x0)
         if index == 0:
             return mean
         return mean + self.temperature * (0.5 * log_variance).exp() * noise

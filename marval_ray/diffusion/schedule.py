@@ -4,7 +4,7 @@ Forward process (improved DDPM, arXiv 2102.09672; the tables of MAR, arXiv 2406.
 
     x_t = alpha_t x_0 + sigma_t e,   alpha_t^2 = abar_t = prod_{i<=t} (1 - beta_i),   sigma_t^2 = 1 - abar_t
 
-Tables are built in float64, looked up by timestep and cast to float32 where they meet tensors.
+Tables are built in float64. What meets tensors is made of them once, in float32: `forward` and `reverse`, a row a timestep.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 TRAINING_STEPS = 1000
@@ -23,6 +23,7 @@ class Diffusion:
     """Per-step tables of one (possibly respaced) diffusion; index 0 is the least noisy step.
 
     `timesteps` are the timesteps of the 1000-step process that the head was trained on.
+    forward: alpha_t, sigma_t. reverse: the coefficients of `reverse_moments`, in its order.
     """
 
     timesteps: Int64[Tensor, " S"]
@@ -32,6 +33,8 @@ class Diffusion:
     posterior_log_variance_clipped: Float64[Tensor, " S"]
     posterior_mean_coef1: Float64[Tensor, " S"]
     posterior_mean_coef2: Float64[Tensor, " S"]
+    forward: Float32[Tensor, "S 2"]
+    reverse: Float32[Tensor, "S 6"]
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -41,12 +44,8 @@ class Diffusion:
 
     def alpha_sigma(self, t: Int64[Tensor, " N"]) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
         """Return (alpha_t, sigma_t) as float32 columns, for table indices `t` in 0..len(self)-1."""
-        abar = self.alphas_cumprod[t].unsqueeze(-1)
-        return abar.sqrt().float(), (1 - abar).sqrt().float()
-
-    def column(self, name: str, t: Int64[Tensor, " N"]) -> Float[Tensor, "N 1"]:
-        """Return one table by name at indices `t`, as a float32 column."""
-        return getattr(self, name)[t].unsqueeze(-1).float()
+        alpha, sigma = self.forward[t].split(1, dim=-1)
+        return alpha, sigma
 
 
 def _from_betas(betas: Float64[Tensor, " S"], timesteps: Int64[Tensor, " S"]) -> Diffusion:
@@ -54,15 +53,19 @@ def _from_betas(betas: Float64[Tensor, " S"], timesteps: Int64[Tensor, " S"]) ->
     previous = torch.cat([abar.new_ones(1), abar[:-1]])
     variance = betas * (1 - previous) / (1 - abar)
     # The true posterior has no variance at step 0; the log table repeats step 1 there (MAR, improved DDPM).
-    clipped = torch.cat([variance[1:2], variance[1:]]) if len(betas) > 1 else variance.clamp(min=1e-20)
+    clipped = (torch.cat([variance[1:2], variance[1:]]) if len(betas) > 1 else variance.clamp(min=1e-20)).log()
+    of_x_0, of_x_t = betas * previous.sqrt() / (1 - abar), (1 - previous) * (1 - betas).sqrt() / (1 - abar)
+    reverse = ((1 / abar).sqrt(), (1 / abar - 1).sqrt(), of_x_0, of_x_t, clipped, betas.float().log())
     return Diffusion(
         timesteps=timesteps,
         betas=betas,
         alphas_cumprod=abar,
         posterior_variance=variance,
-        posterior_log_variance_clipped=clipped.log(),
-        posterior_mean_coef1=betas * previous.sqrt() / (1 - abar),
-        posterior_mean_coef2=(1 - previous) * (1 - betas).sqrt() / (1 - abar),
+        posterior_log_variance_clipped=clipped,
+        posterior_mean_coef1=of_x_0,
+        posterior_mean_coef2=of_x_t,
+        forward=torch.stack([abar.sqrt(), (1 - abar).sqrt()], dim=1).float(),
+        reverse=torch.stack([part.float() for part in reverse], dim=1),
     )
 
 

@@ -107,7 +107,8 @@ class Objective:
         loss = Loss(self.rl.drift_weight * distance, {"drift": distance.detach()})
         if self.shift is None or labels is None:
             return loss
-        cells = torch.cat([self.shift.cells(labels.to(self.device), loop.context.hidden) for loop in loops])
+        labels = labels.to(self.device)
+        cells = torch.cat([self.shift.cells(labels, loop.context.hidden) for loop in loops])
         sums = self.shift.sums(cells, prediction.detach() - initial)
         self.add_up(sums)
         self.shift.update(sums)

@@ -83,9 +83,8 @@ def run_loop(
     context = MARContext(tokens, labels, loop.known, loop.predicted)
     z = model.conditions(context.followed_by(model.unconditional(context)) if sampler.guided else context)
     initial = gather_tokens(random.initial, loop.predicted).flatten(0, 1)
-    steps = [gather_tokens(step, loop.predicted).flatten(0, 1) for step in random.steps]
-    noise = torch.stack(steps) if steps else initial.new_empty(0, *initial.shape)
-    values = sampler(model.head, z, initial, noise, loop.revealed)
+    steps = random.steps.take_along_dim(loop.predicted[None, :, :, None], dim=2).flatten(1, 2)
+    values = sampler(model.head, z, initial, steps, loop.revealed)
     return scatter_tokens(tokens, loop.predicted, values.unflatten(0, loop.predicted.shape))
 
 

@@ -193,17 +193,19 @@ class MAR(Backbone):
 
     def ragged(
         self, tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"],
-        known: Bool[Tensor, "B L"], wanted: Int64[Tensor, "B P"],
+        places: Int64[Tensor, " M"], wanted: Int64[Tensor, "B P"],
     ) -> Float[Tensor, "B P W"]:  # fmt: skip
-        """Do what `forward` does, for images with different numbers of known tokens, which `known` marks.
+        """Do what `forward` does, for images with different numbers of known tokens.
 
-        The encoder works on the tokens of all images in one row, so that none is padded; only attention needs a rectangle.
+        `places` are those of class tokens and known tokens, ascending, where each image has b + L. The encoder works on the tokens of
+        all images in one row, so that none is padded; only attention needs a rectangle.
         """
         b = self.config.buffer_size
-        seen = F.pad(known, (b, 0), value=True)
         projected = self.z_proj(tokens) + self.encoder_pos_embed_learned[:, b:]
-        places = seen.flatten().nonzero()[:, 0]  # once: indexing by a mask would look for them, and make a GPU wait, each time
-        x = self.z_proj_ln(torch.cat([self._class_tokens(labels), projected], dim=1).flatten(0, 1)[places])
+        everything = torch.cat([self._class_tokens(labels), projected], dim=1)
+        seen = places.new_zeros(everything.shape[:2], dtype=torch.bool)
+        seen.flatten().index_fill_(0, places, True)
+        x = self.z_proj_ln(everything.flatten(0, 1)[places])
         for block in cast(Iterable[Block], self.encoder_blocks):
             x = block.packed(x, seen, places)
         embedded = self.decoder_embed(self.encoder_norm(x))

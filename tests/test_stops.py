@@ -1,0 +1,65 @@
+"""What a GPU would wait for in the loops and updates, as far as tensors without storage show it."""
+
+import pytest
+import torch
+from small import MODEL, wish
+from stops import stops
+
+from marval_ray.diffusion.samplers import Ancestral, Exploring, OneStep
+from marval_ray.draws import Draws
+from marval_ray.families.mar.batching import advance, begin
+from marval_ray.families.mar.loop import Randomness, sample_tokens
+from marval_ray.plan.counting import META, build
+
+SHAPE = (3, MODEL.num_tokens, MODEL.token_channels)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda x: x.copy_(torch.ones(2)),
+        lambda x: torch.ones(2).to(META),
+        lambda x: torch.tensor([1.0], device=META),
+        lambda x: torch.as_tensor([1.0], device=META),
+        lambda x: x[torch.tensor([0, 1])],
+        lambda x: x.index_put_((x > 0,), x),
+    ],
+)
+def test_each_copy_from_the_host_is_found(stop):
+    with stops() as found:
+        stop(torch.ones(2, device=META))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("stop", [lambda x: x.sum().item(), lambda x: bool(x.all()), lambda x: x.nonzero(), lambda x: x[x > 0]])
+def test_values_are_not_told(stop):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        stop(torch.ones(2, device=META))
+
+
+def test_what_stays_on_the_device_is_no_stop():
+    x = torch.ones(2, device=META)
+    with stops() as found:
+        (x[x.argsort()] + 1).lerp_(torch.full_like(x, 2.0), 0.5).where(x > 0, 0.0)
+    assert not found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", [OneStep(400), Exploring(400, 0.1), Ancestral(steps=5, cfg=3.0, clip_x0=1.0), Ancestral(steps=5)])
+def test_auto_regressive_loops_have_no_host_stop(sampler):
+    model, random = build(MODEL), Randomness.of(Draws(0, (0, 1, 2)), *SHAPE[1:], sampler.noise_steps).to(META)
+    labels = torch.zeros(3, dtype=torch.long, device=META)
+    sample_tokens(model, sampler, labels, random, 1)  # copies the table of the diffusion, once a device
+    with stops() as found:
+        assert sample_tokens(model, sampler, labels, random, 6).shape == SHAPE
+    assert not found
+
+
+def test_a_loop_of_the_endpoint_stops_for_one_copy():
+    """Where images are, and in which loop, the CPU alone knows."""
+    model = build(MODEL)
+    drawings = [begin(wish(0, 1, k, loops), model) for k, loops in enumerate((1, 4, 16))]
+    advance(drawings)
+    with stops() as found:
+        advance(drawings[1:])
+    assert len(found) == 1
