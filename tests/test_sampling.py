@@ -6,7 +6,7 @@ import torch
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import Ancestral, OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.distil.denoising import context_loss
+from marval_ray.distil.denoising import Noising, context_loss
 from marval_ray.draws import Draws
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_loops, sample_tokens
@@ -205,7 +205,8 @@ def test_training_loss_falls_where_the_head_learns():
     hidden = tokens.gather(1, context.hidden[..., None].expand(-1, -1, 12))
     optimiser, diffusion, values = torch.optim.Adam(model.parameters(), 3e-3), cosine_diffusion(), []
     for _ in range(25):
-        loss = context_loss(model, context, hidden, 4, diffusion, torch.Generator().manual_seed(1))
+        noising = Noising.draw(4 * context.hidden.numel(), UNEVEN.token_channels, torch.Generator().manual_seed(1))
+        loss = context_loss(model, context, hidden, noising, diffusion)
         optimiser.zero_grad()
         loss.value.backward()
         optimiser.step()

@@ -1,15 +1,24 @@
 """What a GPU would wait for in the loops and updates, as far as tensors without storage show it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small import MODEL, wish
 from stops import stops
+from torch import Tensor
 
+from marval_ray.average import EMA
+from marval_ray.config import GSIMConfig, LearnerConfig, RLConfig
 from marval_ray.diffusion.samplers import Ancestral, Exploring, OneStep
+from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
+from marval_ray.families.base import Context
 from marval_ray.families.mar.batching import advance, begin
 from marval_ray.families.mar.loop import Randomness, sample_tokens
 from marval_ray.plan.counting import META, build
+from marval_ray.plan.learners import Pull, replay_loss
+from marval_ray.plan.zero import Engine
 
 SHAPE = (3, MODEL.num_tokens, MODEL.token_channels)
 
@@ -63,3 +72,44 @@ def test_a_loop_of_the_endpoint_stops_for_one_copy():
     with stops() as found:
         advance(drawings[1:])
     assert len(found) == 1
+
+
+def test_an_update_of_gsim_copies_its_draws_before_it_begins():
+    pull, learner = Pull(MODEL, GSIMConfig(auxiliary_updates=2)), LearnerConfig(batch=3)
+    matcher, student = pull.matcher(learner, gpu=False, hidden=5), Engine(Student(build(MODEL)), learner, gpu=False)
+    copied = []
+
+    def predict(context: Context, noise: Tensor) -> Tensor:
+        copied.append(len(found))
+        return student(context, noise)
+
+    matcher.match(student, 0)  # copies the table of the diffusion
+    with stops() as found:
+        loss = matcher.match(predict, 1).loss
+        assert loss is not None
+        student.update(loss.value)
+    assert copied == [5, 10] and len(found) == 10
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "policy"])
+def test_an_update_of_rl_copies_as_much_for_two_loops_as_for_one(estimator):
+    learner = LearnerConfig(batch=4)
+    student, initial = Engine(Student(build(MODEL)), learner, gpu=False), Student(build(MODEL)).requires_grad_(False)
+
+    rl = RLConfig(loops=(8,), estimator=estimator, group=4, drift_weight=1.0, class_drift_weight=1.0)
+
+    def copies(last: int) -> list[str]:
+        with stops() as found:
+            student.update(replay_loss(MODEL, replace(rl, last=last), learner.batch, student, initial))
+        return found
+
+    copies(1)  # the table of the diffusion
+    assert copies(1) == copies(2) != []
+
+
+def test_the_average_follows_without_a_stop():
+    parameters = dict(build(MODEL).named_parameters())
+    average = EMA(parameters, 0.99)
+    with stops() as found:
+        average.update(parameters)
+    assert not found

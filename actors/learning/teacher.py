@@ -8,6 +8,7 @@ from torch import Tensor
 
 from actors.learning.learner import Learner
 from marval_ray.config import LearnerConfig
+from marval_ray.distil.denoising import Noising
 from marval_ray.distil.student import Denoiser
 from marval_ray.draws import rank_generator
 from marval_ray.families.base import Backbone, FamilyConfig
@@ -51,8 +52,10 @@ class TeacherLearner(Learner):
     def step(self, step: int) -> dict[str, Tensor]:
         """Run update number `step`; one whose loss is not finite on some rank is skipped on all of them."""
         generator = rank_generator(self.seed, step, 0, self.rank)
-        context = self.contexts.batch(self.seed, step, self.config.batch, generator, self.run.drop).to(self.device)
-        loss, metrics = self.student(context, context.hidden_values(), self.run.repeats, generator)
+        context = self.contexts.batch(self.seed, step, self.config.batch, generator, self.run.drop)
+        noising = Noising.draw(context.hidden.numel() * self.run.repeats, self.run.model.token_channels, generator)
+        context = context.to(self.device)
+        loss, metrics = self.student(context, context.hidden_values(), noising.to(self.device))
         bad = [] if self.all_finite(loss) else ["loss"]
         if not bad:
             metrics |= self.update_student(loss, step)

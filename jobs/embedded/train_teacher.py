@@ -15,7 +15,7 @@ from marval_ray.average import EMA
 from marval_ray.config import check_seed, lr_factor
 from marval_ray.device import own_device
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.distil.denoising import context_loss
+from marval_ray.distil.denoising import Noising, context_loss
 from marval_ray.families.mar.config import Masking
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
 from marval_ray.families.mar.model import MAR, patchify
@@ -64,9 +64,11 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
     latents, labels = dataset.batch(config.seed, step, config.batch)
     labels = drop_labels(labels, model.config.num_classes, config.label_drop, generator)
     c = model.config
-    context = mask_tokens(patchify(latents, c.patch_size), labels, c.masking, generator).to(device)
+    context = mask_tokens(patchify(latents, c.patch_size), labels, c.masking, generator)
+    noising = Noising.draw(context.hidden.numel() * config.repeats, c.token_channels, generator)
+    context = context.to(device)
     target = gather_tokens(context.tokens, context.hidden)
-    loss = context_loss(model, context, target, config.repeats, cosine_diffusion(device=device), generator)
+    loss = context_loss(model, context, target, noising.to(device), cosine_diffusion(device=device))
     loss.value.backward()
     return loss.metrics
 

@@ -15,6 +15,7 @@ from marval_ray.config import GSIMConfig
 from marval_ray.device import autocast_on_gpu
 from marval_ray.diffusion.samplers import guidance_scale, guided
 from marval_ray.diffusion.schedule import cosine_diffusion
+from marval_ray.distil.denoising import Noising
 from marval_ray.distil.gsim import GeneratorStep, gsim_generator
 from marval_ray.draws import rank_generator
 from marval_ray.families.base import Backbone, Context, Contexts, Predict
@@ -37,6 +38,19 @@ class Match:
     loss: Loss | None
     metrics: dict[str, Tensor]
     bad: list[str]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is drawn for one pass of an update, on the device before it begins: a GPU would be waited for on the way.
+
+    noise: the student's. learnt: at what the auxiliary network learns, `repeats` draws a token. matched: where the scores are compared.
+    """
+
+    context: Any
+    noise: Float[Tensor, "N D"]
+    learnt: Noising
+    matched: Noising
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +76,40 @@ class ScoreMatcher:
         updates = self.config.auxiliary_updates
         bad: list[str] = []
         for index in range(updates):
-            generator = rank_generator(self.seed, step, index, self.rank)
-            context = self.contexts.batch(self.seed, step * updates + index, self.batch, generator).to(self.teacher.device)
-            noise = self._noise((context.hidden.numel(), self.teacher.config.token_channels), generator)
+            drawn = self._draw(step, index)
             # The student's update reuses the tokens of the last pass.
             with torch.set_grad_enabled(index == updates - 1):
-                x_0 = student(context, noise)
-            metrics = self._learn(context, x_0.detach(), generator, step, bad)
-        generated = self._generator_step(context, x_0.detach(), generator)
+                x_0 = student(drawn.context, drawn.noise)
+            metrics = self._learn(drawn, x_0.detach(), step, bad)
+        generated = self._generator_step(drawn, x_0.detach())
         loss = generated.surrogate(x_0).named("generator")
         if self.all_finite(generated.gradient, generated.metrics["loss"]):
             return Match(loss, metrics | loss.metrics, bad)
         return Match(None, metrics | loss.metrics, [*bad, "generator loss or its gradient"])
 
-    def _learn(
-        self, context: Context, x_0: Float[Tensor, "N D"], generator: torch.Generator, step: int, bad: list[str]
-    ) -> dict[str, Tensor]:
+    def _draw(self, step: int, index: int) -> Pass:
+        """Draw all of pass number `index`, in a fixed order."""
+        config, channels, device = self.config, self.teacher.config.token_channels, self.teacher.device
+        generator = rank_generator(self.seed, step, index, self.rank)
+        context: Context = self.contexts.batch(self.seed, step * config.auxiliary_updates + index, self.batch, generator)
+        tokens = context.hidden.numel()
+        noise = torch.randn(tokens, channels, generator=generator)
+        learnt = Noising.draw(tokens * config.repeats, channels, generator)
+        matched = Noising.draw(tokens, channels, generator, config.t_min, config.t_max)
+        return Pass(context.to(device), noise.to(device), learnt.to(device), matched.to(device))
+
+    def _learn(self, drawn: Pass, x_0: Float[Tensor, "N D"], step: int, bad: list[str]) -> dict[str, Tensor]:
         """Update the auxiliary network on the student's tokens; return metrics. A loss that is not finite is skipped and noted in `bad`."""
-        value, metrics = self.auxiliary(context, x_0.unflatten(0, context.hidden.shape), self.config.repeats, generator)
+        value, metrics = self.auxiliary(drawn.context, x_0.unflatten(0, drawn.context.hidden.shape), drawn.learnt)
         loss = Loss(value, metrics).named("auxiliary")
         if not self.all_finite(loss.value):
             bad.append("auxiliary loss")
             return loss.metrics
         return loss.metrics | {"auxiliary/gradient_norm": self.update(loss.value, step)}
 
-    def _generator_step(self, context: Context, x_0: Float[Tensor, "N D"], generator: torch.Generator) -> GeneratorStep:
+    def _generator_step(self, drawn: Pass, x_0: Float[Tensor, "N D"]) -> GeneratorStep:
         """Find the gradient at the student's tokens; both backbones run without gradient, as z depends on the context alone."""
-        config, teacher, psi = self.config, self.teacher, self.auxiliary.module.backbone
-        t = torch.randint(config.t_min, config.t_max + 1, (len(x_0),), generator=generator).to(x_0.device)
-        noise = self._noise(x_0.shape, generator)
+        config, teacher, psi, context = self.config, self.teacher, self.auxiliary.module.backbone, drawn.context
         w = guidance_scale(config.w, config.w_schedule, 1 - context.hidden.shape[1] / teacher.config.num_tokens)
         with autocast_on_gpu(x_0.device):
             with torch.no_grad():
@@ -109,7 +128,5 @@ class ScoreMatcher:
             def auxiliary_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 return psi.head(x_t, t, z_psi)[0].float()
 
-            return gsim_generator(x_0, t, noise, teacher_noise, auxiliary_noise, cosine_diffusion(device=x_0.device), config)
-
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator).to(self.teacher.device)
+            diffusion, matched = cosine_diffusion(device=x_0.device), drawn.matched
+            return gsim_generator(x_0, matched.t, matched.noise, teacher_noise, auxiliary_noise, diffusion, config)

@@ -1,10 +1,10 @@
 """The one-step student, and what learns to denoise, as modules with one `forward`, which is what DeepSpeed wraps."""
 
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from marval_ray.diffusion.schedule import cosine_diffusion
-from marval_ray.distil.denoising import context_loss
+from marval_ray.distil.denoising import Noising, context_loss
 from marval_ray.families.base import Backbone, Context
 
 
@@ -29,8 +29,8 @@ class Denoiser(nn.Module):
         self.backbone = backbone
 
     def forward(
-        self, context: Context, x_0: Float[Tensor, "B P D"], repeats: int, generator: Generator
+        self, context: Context, x_0: Float[Tensor, "B P D"], noising: Noising
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, metrics): plain containers, because DeepSpeed looks for tensors in what `forward` returns."""
-        loss = context_loss(self.backbone, context, x_0, repeats, cosine_diffusion(device=x_0.device), generator)
+        loss = context_loss(self.backbone, context, x_0, noising, cosine_diffusion(device=x_0.device))
         return loss.value, loss.metrics
