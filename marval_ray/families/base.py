@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.samplers import OneStep, Tempered, TokenSampler
 from marval_ray.draws import Draws
-from marval_ray.files.fit import load_strictly
+from marval_ray.files.fit import check_fit
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.types import Prompts, Rollout, Tokens
 
@@ -209,12 +209,21 @@ class Family(ABC):
 
     def read(self, path: Path, config: Any) -> Backbone:
         """Read weights into a backbone in float32. Raises ValueError when they cannot be read or do not fit."""
-        return self.load(read_state(path), config, path)
+        return self._around(read_state(path), config, path)
 
     def load(self, state: StateDict, config: Any, source: Path | str) -> Backbone:
-        """Return a backbone with the weights `state`, which come from `source`. Raises ValueError when they do not fit."""
-        backbone = self.build(config)
-        load_strictly(backbone, state, source)
+        """Return a backbone with copies of the weights `state`, which come from `source`. Raises ValueError when they do not fit."""
+        return self._around({name: value.clone() for name, value in state.items()}, config, source)
+
+    def _around(self, state: StateDict, config: Any, source: Path | str) -> Backbone:
+        """Return a backbone whose weights are those of `state` themselves, so that memory never holds them twice."""
+        with torch.device("meta"):
+            backbone = self.build(config)
+        own = backbone.state_dict()
+        check_fit(own, state, source)
+        for name, value in own.items():
+            state[name] = state[name].to(value.dtype)
+        backbone.load_state_dict(state, assign=True)
         return backbone
 
     def begin(self, wish: Wish, backbone: Any) -> Drawing:

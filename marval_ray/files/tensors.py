@@ -1,7 +1,8 @@
 """Reading checkpoints as people have them: safetensors, published `.pth` files, shards with an index.
 
 Nothing is unpickled but tensors: `torch.load(weights_only=True)` with `argparse.Namespace`, which MAR's published
-files carry, allowed by name. Files are mapped into memory, so that a look at them costs no copy.
+files carry, allowed by name. Published files are mapped into memory, and stay so: what is not looked at
+is not read.
 """
 
 import argparse
@@ -15,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from marval_ray.files.text import read_json
@@ -87,9 +87,21 @@ def _read_file(path: Path) -> StateDict:
     if path.suffix != ".safetensors":
         return _unwrapped(_read_published(path))
     try:
-        return _unwrapped(load_file(path))
+        return _unwrapped(_read_safetensors(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    """Copy each tensor out of a mapping of its own: of one mapping all that was looked at would stay in memory beside the copies."""
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+    return {name: _read_tensor(path, name) for name in names}
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name).clone()
 
 
 def check_there(path: Path) -> None:
