@@ -37,7 +37,7 @@ from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_tokens
 from marval_ray.files.atomic import write_json
-from marval_ray.files.latents import write_latents
+from marval_ray.files.latent_files import write_latents
 from marval_ray.hub.layout import save_model
 from marval_ray.plan.workers import PICKSCORE, ImageReward
 from marval_ray.reinforce.replay import replay_chain

@@ -63,7 +63,7 @@ class Config:
     teacher: Path
     """MAR's checkpoint-last.pth, or safetensors."""
     latents: Path
-    """Parquet written by jobs/encode.py: a file or a folder."""
+    """Arrow or Parquet written by jobs/encode.py: a file or a folder."""
     vae: Path
     """Decoder of the pictures: a diffusers folder, or KL-16's file."""
     model: ModelConfig

@@ -1,7 +1,7 @@
-"""Encode images once into Parquet latents, which all training reads. Ray Data spreads the work over a cluster.
+"""Encode images once into latents, which all training reads. Ray Data spreads the work over a cluster.
 
     python jobs/encode.py --images data/fashion-mnist/train.parquet --out data/fashion-mnist/latents-train.parquet
-    python jobs/encode.py --images imagenet/train --vae kl16.ckpt --out latents.parquet --workers 8 --gpus-per-worker 1
+    python jobs/encode.py --images imagenet/train --vae kl16.ckpt --out latents.arrow --workers 8 --gpus-per-worker 1
 
 The latents come in the order of the images, whatever the number of workers.
 """
@@ -32,7 +32,8 @@ from marval_ray.files.encoded_parts import Parts, Progress
 from marval_ray.files.encoding import ENCODING, Encoding
 from marval_ray.files.image_set import ImageSet, summary
 from marval_ray.files.image_tables import ImageTables
-from marval_ray.files.latents import CLASSES, CODEC, latents_schema
+from marval_ray.files.latent_files import latents_schema
+from marval_ray.files.latents import CLASSES, CODEC
 from marval_ray.files.storage import Storage
 from marval_ray.files.tar_shards import TarShards
 from marval_ray.runs.lock import locked
@@ -46,7 +47,7 @@ BLOCK = 1 << 20
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOptions):
     out: Path
-    """The Parquet file to write."""
+    """The file to write: NAME.parquet, which learners read into memory, or NAME.arrow, which they map, as large data need."""
     flip: bool = False
     """Write each image's mirror image as well, behind it."""
     batch: int = 128
@@ -93,7 +94,7 @@ def encode_into(parts: Parts, config: Config) -> None:
 
 def check_out(config: Config, parts: Parts) -> None:
     if config.out.is_dir():
-        raise ValueError(f"{config.out} is a folder: --out names the Parquet file to write")
+        raise ValueError(f"{config.out} is a folder: --out names the file to write")
     if config.out.exists() and not config.overwrite:
         raise ValueError(f"{config.out} exists already: choose another --out or pass --overwrite")
     if parts.files() and not (config.resume or config.overwrite):

@@ -52,7 +52,7 @@ class Config:
     preset: str
     """Defaults for all that follows: tiny (embedded), mar-b, mar-l, mar-h, detok-b or detok-l."""
     latents: Path
-    """Parquet written by jobs/encode.py: a file or a folder."""
+    """Arrow or Parquet written by jobs/encode.py: a file or a folder."""
     vae: Path
     """Codec of the latents, which the pictures need: a diffusers folder, or KL-16's file."""
     model: ModelConfig

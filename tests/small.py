@@ -13,7 +13,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.base import Wish
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.model import MAR
-from marval_ray.files.latents import write_latents
+from marval_ray.files.latent_files import write_latents
 from marval_ray.hub.layout import save_model
 from marval_ray.types import Prompts
 

@@ -19,6 +19,7 @@ from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.vae import codec_id
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.encoding import Encoding
+from marval_ray.files.latent_files import open_latents
 from marval_ray.files.latents import CLASSES, CODEC, check_latents
 from marval_ray.files.storage import Storage
 from marval_ray.runs.lock import locked
@@ -126,13 +127,13 @@ def test_latents_tell_their_codec_sizes_normaliser_and_classes(tmp_path):
     table = pa.table({"img": structs, "label": table["label"]}).replace_schema_metadata({"huggingface": json.dumps(names)})
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
-    succeed(ENCODE, "--images", tmp_path, "--out", tmp_path / "out" / "latents.parquet")
-    schema, vae = pq.read_schema(tmp_path / "out" / "latents.parquet"), load_vae(assets_index.VAE)
+    succeed(ENCODE, "--images", tmp_path, "--out", tmp_path / "out" / "latents.arrow")
+    schema, vae = open_latents(tmp_path / "out" / "latents.arrow").schema, load_vae(assets_index.VAE)
     metadata, encoding = schema.metadata, Encoding.of(schema)
     assert metadata[CODEC].decode() == codec_id(vae)
     assert encoding and (encoding.latent_shape, encoding.image_size, encoding.image_channels) == ((4, 8, 8), 32, 1)
     assert [encoding.shift, encoding.scale] == [tuple(values.flatten().tolist()) for values in (vae.shift, vae.scale)]
-    check_latents(tmp_path / "out" / "latents.parquet", (4, 8, 8), 10, codec_id(vae))
+    check_latents(tmp_path / "out" / "latents.arrow", (4, 8, 8), 10, codec_id(vae))
     assert json.loads(metadata[CLASSES]) == [f"class {n}" for n in range(10)]
 
 

@@ -42,6 +42,14 @@ def test_parts_become_one_file_in_their_order(parts, tmp_path, group):
     assert not parts.folder.exists()
 
 
+def test_parts_become_arrow_by_its_name(parts, tmp_path):
+    parts.join(tmp_path / "latents.arrow", 4, SCHEMA)
+    reader = pa.ipc.open_file(tmp_path / "latents.arrow")
+    assert reader.schema.metadata == {b"a": b"b"}
+    batches = [reader.get_batch(index)["label"].to_pylist() for index in range(reader.num_record_batches)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+
+
 def test_nothing_becomes_no_file(tmp_path):
     with pytest.raises(ValueError, match="no image could be encoded"):
         Parts.of(tmp_path / "latents.parquet").join(tmp_path / "latents.parquet", 5, SCHEMA)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from marval_ray.families.mar.masking import drop_labels, hidden_after_loops, mask_ratio, mask_tokens
-from marval_ray.files.latents import LatentDataset, write_latents
+from marval_ray.files.latent_files import write_latents
+from marval_ray.files.latents import LatentDataset
 
 SHAPE = (2, 3, 3)
 

@@ -19,7 +19,8 @@ from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.normaliser import ImageMoments, Spread
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_tables import Columns
-from marval_ray.files.latents import LatentDataset, write_latents
+from marval_ray.files.latent_files import write_latents
+from marval_ray.files.latents import LatentDataset
 
 NORMALISER = "jobs/normaliser.py"
 COUNT = 400

@@ -20,7 +20,7 @@ from short import DISTILL, OUTPUTS, QUICK, QUICK_RL, SHORT
 from marval_ray.embedded import assets_index
 from marval_ray.files.encoded_parts import Parts
 from marval_ray.files.fit import save_weights
-from marval_ray.files.latents import write_latents
+from marval_ray.files.latent_files import write_latents
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.runs.folder import RECORDS

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marval_ray.files.atomic import atomic_path
+from marval_ray.files.latent_files import latents_writer
 
 _PROGRESS = b"marval_ray.progress"
 
@@ -49,14 +50,14 @@ class Parts:
             pq.write_table(latents.replace_schema_metadata({_PROGRESS: noted}), temporary, compression="zstd")
 
     def join(self, out: Path, group: int, schema: pa.Schema) -> Counter[int]:
-        """Write all latents to `out` in row groups of `group`, and remove the parts and their folder; return how many each class has.
+        """Write all latents to `out` in groups of `group` rows, and remove the parts and their folder; return how many each class has.
 
         Raises ValueError when there are none.
         """
         classes: Counter[int] = Counter()
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with latents_writer(out, schema) as write:
             for table in self._groups(group, schema):
-                writer.write_table(table, row_group_size=group)
+                write(table, group)
                 classes.update(table["label"].to_pylist())
             if not classes:
                 raise ValueError("no image could be encoded")

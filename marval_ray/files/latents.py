@@ -1,24 +1,24 @@
-"""Parquet of latents: columns `mean` and `std` (fixed-size lists of float16, C * h * w) and `label` (int64).
+"""Latents as training reads them.
 
-A rank reads the row groups rank, rank + world, ... and keeps them in memory, so that ranks share the data without
-talking. Batches are a function of (seed, step): nothing has to be replayed to resume.
+A rank has the groups rank, rank + world, ... of the rows of a file, so that ranks share the data without talking.
+Batches are a function of (seed, step): nothing has to be replayed to resume.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.files.atomic import atomic_path
 from marval_ray.files.encoding import Encoding
+from marval_ray.files.latent_files import COLUMNS, Group, LatentFile, check_values, latent_paths, open_latents
 
-COLUMNS = ("mean", "std", "label")
 CODEC = b"marval_ray.codec"
 """Key of the schema's metadata: `marval_ray.families.mar.vae.codec_id` of the autoencoder whose latents these are."""
 CLASSES = b"marval_ray.classes"
@@ -26,34 +26,62 @@ CLASSES = b"marval_ray.classes"
 
 
 class LatentDataset:
-    """Latents of one rank's share of `path` (a Parquet file or a folder of them).
+    """Latents of one rank's share of `path` (a file of latents or a folder of them): Arrow is mapped, Parquet read into memory.
 
     Raises ValueError on missing columns, on a latent size other than `shape` (C, h, w), and when there are fewer
-    row groups than ranks, or numbers that are not finite.
+    row groups than ranks, or numbers in Parquet that are not finite.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], rank: int = 0, world: int = 1):
-        groups = [(file, group) for file in _parquet_files(path) for group in range(_row_groups(file, shape))]
-        if len(groups) < world:
-            raise ValueError(f"{path} has {len(groups)} row group(s), fewer than {world} ranks: write smaller ones")
-        tables = [_read_group(file, group) for file, group in groups[rank::world]]
-        table = pa.concat_tables(tables).combine_chunks()
+        places = [(file, index) for file in _fitting(path, shape) for index in range(file.groups)]
+        if len(places) < world:
+            raise ValueError(f"{path} has {len(places)} row group(s), fewer than {world} ranks: write smaller ones")
+        self.groups = [file.group(index) for file, index in places[rank::world]]
+        self.labels = np.concatenate([group.labels for group in self.groups])
+        self.starts = np.cumsum([0, *(len(group.labels) for group in self.groups)])[:-1]
         self.shape = shape
-        self.mean, self.std = (_values(table[name], shape) for name in ("mean", "std"))
-        self.labels = table["label"].to_numpy()
         self.rank = rank
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._ahead: dict[tuple[int, int, int], Future[tuple[Tensor, Tensor]]] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Float[Tensor, "B C h w"], Int64[Tensor, " B"]]:
-        """Return batch number `step`: posterior samples of the latents, and labels. Each epoch has its own permutation."""
+        """Return batch number `step`: posterior samples of the latents, and labels. Each epoch has its own permutation.
+
+        The next one is made meanwhile, in a thread. Raises ValueError when numbers are not finite.
+        """
+        ahead = self._ahead.pop((seed, step, size), None)
+        batch = ahead.result() if ahead else self._batch(seed, step, size)
+        self._ahead = {(seed, step + 1, size): self._thread.submit(self._batch, seed, step + 1, size)}
+        return batch
+
+    def _batch(self, seed: int, step: int, size: int) -> tuple[Float[Tensor, "B C h w"], Int64[Tensor, " B"]]:
+        rows = self._rows(seed, step, size)
+        mean, std = self._values(rows)
+        noise = np.random.default_rng((seed, step, self.rank, 1)).standard_normal(mean.shape, dtype=np.float32)
+        return torch.from_numpy(mean + std * noise), torch.from_numpy(self.labels[rows])
+
+    def _rows(self, seed: int, step: int, size: int) -> np.ndarray:
         places = np.arange(step * size, (step + 1) * size)
         epochs, offsets = places // len(self), places % len(self)
-        rows = np.array([self._permutation(seed, e)[o] for e, o in zip(epochs.tolist(), offsets.tolist())])
-        mean, std = (torch.from_numpy(values[rows]).float() for values in (self.mean, self.std))
-        noise = np.random.default_rng((seed, step, self.rank, 1)).standard_normal(mean.shape, dtype=np.float32)
-        return mean + std * torch.from_numpy(noise), torch.from_numpy(self.labels[rows])
+        return np.array([self._permutation(seed, e)[o] for e, o in zip(epochs.tolist(), offsets.tolist())])
+
+    def _places(self, rows: np.ndarray) -> Iterator[tuple[Group, int]]:
+        """Yield where each row lies."""
+        for index, row in zip(np.searchsorted(self.starts, rows, side="right") - 1, rows):
+            yield self.groups[index], row - self.starts[index]
+
+    def _values(self, rows: np.ndarray) -> tuple[Float[np.ndarray, "B C h w"], Float[np.ndarray, "B C h w"]]:
+        """Read means and standard deviations, in float32."""
+        places = list(self._places(rows))
+        for group, row in places:
+            group.will_need(row)  # all of them, before the first one is waited for
+        mean, std = (np.stack([getattr(group, name)[row] for group, row in places]).astype(np.float32) for name in ("mean", "std"))
+        for (group, _), *values in zip(places, mean, std):
+            check_values(group.name, *values)
+        return mean.reshape(-1, *self.shape), std.reshape(-1, *self.shape)
 
     @lru_cache(maxsize=2)  # noqa: B019  (a dataset lives as long as its process)
     def _permutation(self, seed: int, epoch: int) -> np.ndarray:
@@ -61,17 +89,26 @@ class LatentDataset:
 
 
 def check_latents(path: Path, shape: tuple[int, int, int], num_classes: int, codec: str | None = None) -> None:
-    """Raise ValueError unless `path` holds Parquet that `LatentDataset` can read, with labels 0..num_classes - 1.
+    """Raise ValueError unless `path` holds what `LatentDataset` can read, with labels 0..num_classes - 1.
 
     codec: `codec_id` of the autoencoder that will decode; latents that say they are of another one are refused,
-    as are those that say they are of another shape. Only labels and metadata are read; NaN shows when latents are loaded.
+    as are those that say they are of another shape. Only labels and metadata are read; NaN shows when latents are read.
     """
-    for file in _parquet_files(path):
-        _row_groups(file, shape)
-        parquet = pq.ParquetFile(file)
-        _check_encoding(file, parquet.schema_arrow, shape, codec)
-        _check_missing(file, parquet)
-        _check_labels(file, parquet.read(columns=["label"])["label"], num_classes)
+    for file in _fitting(path, shape):
+        _check_encoding(file.path, file.schema, shape, codec)
+        _check_missing(file)
+        _check_labels(file.path, file.labels(), num_classes)
+
+
+def _fitting(path: Path, shape: tuple[int, int, int]) -> list[LatentFile]:
+    """Open the files at `path`. Raises ValueError unless their latents have as many values as `shape`."""
+    files, expected = [open_latents(file) for file in latent_paths(path)], int(np.prod(shape))
+    for file in files:
+        for name in ("mean", "std"):
+            found = file.schema.field(name).type.list_size
+            if found != expected:
+                raise ValueError(f"{file.path}: `{name}` holds {found} values an image, this model needs {shape} = {expected}")
+    return files
 
 
 def _check_encoding(file: Path, schema: pa.Schema, shape: tuple[int, int, int], codec: str | None) -> None:
@@ -83,14 +120,12 @@ def _check_encoding(file: Path, schema: pa.Schema, shape: tuple[int, int, int], 
         raise ValueError(f"{file} holds latents of {encoding.latent_shape}, this model needs {shape}: encode anew, in its size")
 
 
-def _check_missing(file: Path, parquet: pq.ParquetFile) -> None:
-    """Raise ValueError when values are missing, by the counts that Parquet keeps of each column of a row group."""
-    for group in range(parquet.num_row_groups):
-        chunks = (parquet.metadata.row_group(group).column(index) for index in range(parquet.metadata.num_columns))
-        for chunk in chunks:
-            name = chunk.path_in_schema.split(".")[0]
-            if name in COLUMNS and chunk.statistics is not None and chunk.statistics.null_count:
-                raise ValueError(f"{file}: row group {group} has {chunk.statistics.null_count} missing value(s) in `{name}`")
+def _check_missing(file: LatentFile) -> None:
+    """Raise ValueError when values are missing."""
+    for index in range(file.groups):
+        for name, count in file.missing(index).items():
+            if name in COLUMNS and count:
+                raise ValueError(f"{file.path}: row group {index} has {count} missing value(s) in `{name}`")
 
 
 def _check_labels(file: Path, labels: pa.ChunkedArray, classes: int) -> None:
@@ -104,64 +139,3 @@ def _check_labels(file: Path, labels: pa.ChunkedArray, classes: int) -> None:
             f"{file}: {len(outside)} of {len(labels)} labels are outside the model's classes 0-{classes - 1}, the first is "
             f"{outside[0].as_py()}; classes are counted from 0"
         )
-
-
-def latents_schema(size: int, metadata: dict[bytes | str, bytes | str] | None = None) -> pa.Schema:
-    """Return the columns of latents of `size` values an image."""
-    vector = pa.list_(pa.float16(), size)
-    return pa.schema({"mean": vector, "std": vector, "label": pa.int64()}, metadata)
-
-
-def write_latents(path: Path, mean: np.ndarray, std: np.ndarray, labels: np.ndarray, group: int = 500) -> None:
-    """Write latents (N, C, h, w) as Parquet with row groups of `group` images."""
-    size = int(np.prod(mean.shape[1:]))
-    columns = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), size)
-        for name, values in (("mean", mean), ("std", std))
-    }
-    table = pa.table({**columns, "label": pa.array(labels, pa.int64())}, latents_schema(size))
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=group)
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].exists():
-        raise ValueError(f"no Parquet file at {path}: jobs/encode.py writes one from images")
-    return files
-
-
-def _row_groups(file: Path, shape: tuple[int, int, int]) -> int:
-    """Return the number of row groups of `file`, once its columns are known to fit."""
-    try:
-        parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a readable Parquet file: {error}") from error
-    schema = parquet.schema_arrow
-    missing = sorted(set(COLUMNS) - set(schema.names))
-    if missing:
-        raise ValueError(f"{file} lacks the column(s) {missing}; latents need {list(COLUMNS)}, it has {schema.names}")
-    if not pa.types.is_integer(schema.field("label").type):
-        raise ValueError(f"{file}: `label` must be an integer, it is {schema.field('label').type}")
-    expected = int(np.prod(shape))
-    for name in ("mean", "std"):
-        kind = schema.field(name).type
-        found = kind.list_size if pa.types.is_fixed_size_list(kind) else f"no fixed size ({kind})"
-        if found != expected:
-            raise ValueError(f"{file}: `{name}` holds {found} values an image, this model needs {shape} = {expected}")
-    return parquet.num_row_groups
-
-
-def _read_group(file: Path, group: int) -> pa.Table:
-    table = pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS))
-    for name in ("mean", "std"):
-        values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        if not np.isfinite(values).all() or (name == "std" and (values < 0).any()):
-            allowed = "finite" if name == "mean" else "finite and at least 0"
-            raise ValueError(f"{file}: row group {group} has numbers in `{name}` that are not {allowed}")
-    return table
-
-
-def _values(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, *shape)

@@ -12,7 +12,7 @@ from marval_ray.files.latents import LatentDataset
 
 
 class MaskedLatents:
-    """One rank's share of the Parquet latents at `path`. Raises ValueError as `LatentDataset` does."""
+    """One rank's share of the latents at `path`. Raises ValueError as `LatentDataset` does."""
 
     def __init__(self, path: Path, config: ModelConfig, rank: int, world: int):
         self.patch_size, self.masking, self.num_classes = config.patch_size, config.masking, config.num_classes
