@@ -76,8 +76,8 @@ FIRST_SCREEN = """
 
 {headline}
 
-{samples} samples of Fashion-MNIST in each of {sets} sets (three of the teacher's), {runs} of `make demo`'s command; ± is a standard error. FD: Frechet
-distance in the features of two classifiers, of which the second (B) decided nothing.
+{samples} samples of Fashion-MNIST in each of {sets} sets (three of the teacher's), {runs} of `make demo`'s command;
+± is a standard error. FD: Frechet distance in the features of two classifiers, of which the second (B) decided nothing.
 
 {claims}
 
@@ -96,8 +96,8 @@ of the guidance scales and schedules tried there {guidance} won.
 
 ## One diffusion step a token against the teacher's hundred
 
-{samples} samples in each of {sets} sets (three of the teacher's); the mean ± its standard error, over seeds where there are several runs. Speeds are of this machine,
-in the same run.
+{samples} samples in each of {sets} sets (three of the teacher's); the mean ± its standard error, over seeds where there are several
+runs. Speeds are of this machine, in the same run.
 
 {headline}
 
