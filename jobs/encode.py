@@ -40,8 +40,6 @@ from marval_ray.runs.lock import locked
 
 PART = 4096
 """Images whose latents are kept in memory before they are written: as much is lost by a crash."""
-BLOCK = 1 << 20
-"""Bytes of pixels that go through Ray at a time, or a batch's if these are more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +158,8 @@ def read(images: ImageSet, start: int) -> ray.data.Dataset:
 def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.data.Dataset:
     """Return the latents of `images`, in their order; nothing runs before they are read."""
     on_cpu = config.gpus_per_worker == 0
-    # Whole batches keep results independent of the number of workers; several of small images, as each block costs Ray milliseconds.
-    batches = max(1, BLOCK // (config.batch * decoder.size**2 * decoder.channels))
-    blocks = images.repartition(target_num_rows_per_block=batches * config.batch, strict=True)
+    # Blocks of exactly one batch keep memory small, and results independent of the number of workers.
+    blocks = images.repartition(target_num_rows_per_block=config.batch, strict=True)
     return blocks.map_batches(decoder.__call__, batch_size=config.batch).map_batches(
         Encoder,
         fn_constructor_args=(config.vae.absolute(), "cpu" if on_cpu else "cuda", config.flip),

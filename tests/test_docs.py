@@ -90,6 +90,8 @@ ELSEWHERE = {
     "python bench/encode.py": "takes minutes and all cores",
     "python bench/latents.py": "takes minutes and 6 GB of disk",
     "python bench/memory.py": "takes minutes and 10 GB of memory",
+    "python bench/reference.py": "needs the authors' code",
+    "python bench/compare.py": "takes a quarter of an hour; tests/test_speed_compare.py",
     "python bench/floor.py": "needs the whole of Fashion-MNIST",
     "python bench/control_plane.py": "takes minutes and all cores",
     "python bench/serving.py": "takes minutes and all cores",
