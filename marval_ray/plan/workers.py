@@ -39,7 +39,7 @@ LOOPS = 4
 """In which images are drawn to be counted: denser than those of most rollouts, so not less than they take."""
 
 
-class ImageReward(nn.Module):
+class SizedReward(nn.Module):
     """A reward of a CLIP's sizes, whose prompts cost nothing."""
 
     differentiable = True
@@ -58,7 +58,7 @@ class ImageReward(nn.Module):
 def scorer_of(c: ModelConfig, codec: Codec | None, clip: CLIPConfig = PICKSCORE) -> Scorer:
     """Return decoder and reward without storage: `codec`, by default one of KL-16's sizes, and a reward of the sizes `clip`."""
     with META:
-        return Scorer(codec_of(c, codec), ImageReward(CLIPModel(clip)))
+        return Scorer(codec_of(c, codec), SizedReward(CLIPModel(clip)))
 
 
 class StoragelessCodec:
