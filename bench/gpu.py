@@ -39,7 +39,7 @@ from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_toke
 from marval_ray.files.atomic import write_json
 from marval_ray.files.latent_files import write_latents
 from marval_ray.hub.layout import save_model
-from marval_ray.plan.workers import PICKSCORE, ImageReward
+from marval_ray.plan.workers import PICKSCORE, SizedReward
 from marval_ray.reinforce.replay import replay_chain
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.types import Prompts, Tokens
@@ -114,7 +114,7 @@ def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch
 def scoring(c: ModelConfig, config: Config) -> float:
     with DEVICE:  # where random weights are made at once
         vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else KLVAE(KL16.build())
-        reward = ImageReward(CLIPModel(PICKSCORE))
+        reward = SizedReward(CLIPModel(PICKSCORE))
     scorer = Scorer(KLCodec(vae.to(DEVICE), c), reward)
     random, _ = random_of(c, config.scored)
     tokens, prompts = Tokens(random.initial), Prompts.classes_in_turn(c.num_classes, config.scored)
