@@ -23,7 +23,7 @@ from typing import Literal
 import tyro
 
 from marval_ray import cli
-from marval_ray.evaluation.metrics import markdown_table
+from marval_ray.evaluation.metrics import markdown_table, with_error
 
 HERE = Path(__file__).parent.parent
 Figures = dict[str, float]
@@ -134,7 +134,7 @@ def main(config: Config) -> None:
             print(f"round {turn + 1} of {config.rounds}", file=sys.stderr)
     changes = [Change.of(name, *values) for name, values in sides.items()]
     rows = [(c.name, f"{statistics.median(sides[c.name][0]):.3g}", f"{statistics.median(sides[c.name][1]):.3g}",
-             f"{c.ratio:.3f} ± {c.ratio * c.error:.3f}", c.verdict) for c in changes]  # fmt: skip
+             with_error(c.ratio, c.ratio * c.error, ".3f"), c.verdict) for c in changes]  # fmt: skip
     print(markdown_table(["", config.base, "now", "now / before", ""], rows))
     if any(change.verdict == "SLOWER" for change in changes):
         sys.exit(1)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from tables import over
 
 from actors.encoder import Batch, Decoder, Encoder
 from marval_ray import cli
@@ -173,11 +174,7 @@ def job_seconds(case: Case, images: Path, folder: Path) -> float:
 def row(case: Case, turns: list[Turn]) -> list[str]:
     """Return paces, and ratios with the standard errors of their means over turns."""
     paces = [f"{mean(getattr(one, name) for one in turns):.3g}" for name in ("job", "loop", "codec")]
-    return [case.name, *paces, spread([one.job / one.loop for one in turns]), spread([one.job / one.codec for one in turns])]
-
-
-def spread(values: list[float]) -> str:
-    return f"{mean(values):.2f}" + (f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else "")
+    return [case.name, *paces, over((one.job / one.loop for one in turns), ".2f"), over((one.job / one.codec for one in turns), ".2f")]
 
 
 if __name__ == "__main__":

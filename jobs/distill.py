@@ -257,7 +257,7 @@ def defaults(name: str, unnamed: Any = tyro.MISSING) -> Config:
 
 if __name__ == "__main__":
     try:
-        unnamed = UNNAMED if cli.has_option("--plan") else tyro.MISSING
+        unnamed = UNNAMED if cli.given("--plan") is not None else tyro.MISSING
         cli.run(main, Config, __doc__, defaults(cli.preset_of(PRESETS), unnamed))
     except Stopped as stop:
         print(stop, file=sys.stderr)

@@ -33,19 +33,19 @@ def run(
 
 def preset_of(names: Collection[str], arguments: Sequence[str] | None = None) -> str:
     """Return the value of --preset, one of `names`, which has to be known before the other options have defaults."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="tiny")
-    name: str = parser.parse_known_args(arguments)[0].preset
+    value = given("--preset", arguments)
+    name = "tiny" if value is None else value
     if name not in names:
         sys.exit(f"error: --preset {name!r} is unknown; choose one of {', '.join(names)}")
     return name
 
 
-def has_option(name: str, arguments: Sequence[str] | None = None) -> bool:
-    """Tell whether the option `name` is given, on which defaults of others depend."""
+def given(name: str, arguments: Sequence[str] | None = None) -> str | None:
+    """Return the value of the option `name`, on which defaults of others depend, None where it is not given."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(name)
-    return getattr(parser.parse_known_args(arguments)[0], name.lstrip("-")) is not None
+    parser.add_argument(name, dest="value")
+    value: str | None = parser.parse_known_args(arguments)[0].value
+    return value
 
 
 def settled(config: Config) -> Config:

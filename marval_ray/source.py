@@ -1,7 +1,6 @@
 """Which model draws which images: what sampling and evaluation ask of their users."""
 
 import re
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from marval_ray.cli import given
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
@@ -87,11 +87,8 @@ def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Conf
 
     It is known only from other options, so that they are looked at before all are parsed.
     """
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    parser.add_argument("--checkpoint", type=Path)
-    given, _ = parser.parse_known_args(arguments)
-    name = given.preset or (preset_of(given.checkpoint) if given.checkpoint else None)
+    checkpoint = given("--checkpoint", arguments)
+    name = given("--preset", arguments) or (preset_of(Path(checkpoint)) if checkpoint else None)
     return kind(sampler=SAMPLERS.get(name or "tiny", SAMPLERS["tiny"]))
 
 

@@ -1,4 +1,4 @@
-"""What a Parquet file of latents says in its schema's metadata of how they were made."""
+"""What a file of latents says in its schema's metadata of how they were made."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -15,7 +15,7 @@ BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class Held:
-    """Numbers of one network on one of N ranks, all float32 as `actors.learning.engine` has them. BYTES: of a number.
+    """Numbers of one network on one of N ranks, all float32 as `actors.learning.engine` has them.
 
     weights: all of them, and in stage 3 this rank's share besides, from which they are gathered. optimiser: Adam's two moments, and from
     stage 1 on the copy of the weights that DeepSpeed updates. bucket: during a backward pass; in stage 3 always.
