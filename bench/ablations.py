@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tables
-from records import DEFAULT, Records, Settings, write
+from records import DEFAULT, Records, Settings, Summary, write
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
@@ -65,14 +65,16 @@ class Config:
     steps: int = 100
     """Updates of a GSIM run."""
     samples: int = 500
-    """Of a GSIM run's figures and of the guard."""
-    loops: tuple[int, ...] = (8, 16)
+    """Of a set, and of a look of the guard."""
+    sets: int = 4
+    loops: tuple[int, ...] = (8,)
     """At which students of GSIM are measured."""
-    rl_samples: int = 1000
+    rivals: tuple[str, ...] = ("w = 2.5, linear", "k = 0", "constant learning rates")
+    """Variants of GSIM that are run with all seeds, like the default."""
     rl_seconds: float = 60.0
     """Wall-clock of each RL run."""
     rl_rivals: tuple[str, ...] = ("K = all 8",)
-    """Variants that are run with all seeds, like the default."""
+    """Those of RL."""
 
 
 def main(config: Config) -> None:
@@ -81,25 +83,38 @@ def main(config: Config) -> None:
 
 
 def gsim_section(config: Config, records: Records) -> str:
-    shared = {"learner.steps": config.steps, "figures.samples": config.samples, "figures.loops": config.loops}
-    runs = records.variants("ablation", "gsim", shared, GSIM)
+    shared = {
+        "learner.steps": config.steps, "figures.samples": config.samples, "figures.loops": config.loops,
+        "figures.loop_sets": config.sets, "figures.sets": 1,
+    }  # fmt: skip
+    runs = with_rivals(records, "gsim", shared, GSIM, config.rivals, config.seeds)
     return GSIM_TEXT.format(
-        steps=config.steps, samples=config.samples, table=tables.gsim_table(runs, config.loops)
+        steps=config.steps, samples=config.samples, sets=config.sets, table=tables.gsim_table(runs, config.loops)
     )
 
 
 def rl_section(config: Config, records: Records) -> str:
     shared = {
         "student": assets_index.GSIM_STUDENT, "rl_learner.seconds": config.rl_seconds, "rl_learner.steps": 10_000,
-        "guard.every": 10, "guard.samples": config.samples,
-        "figures.samples": config.rl_samples, "figures.loops": DEFAULT.rl.loops, "figures.teacher": None,
+        "guard.every": 10, "guard.samples": config.samples, "figures.samples": config.samples, "figures.sets": config.sets,
+        "figures.loops": DEFAULT.rl.loops, "figures.teacher": None,
     }  # fmt: skip
-    runs = {title: [run] for title, run in records.variants("rl", "rl", shared, RL).items()}
-    for seed in config.seeds[1:]:
-        again = {title: RL[title] for title in ("default", *config.rl_rivals)}
-        for title, run in records.variants(f"rl-{seed}", "rl", shared | {"seed": seed}, again).items():
+    runs = with_rivals(records, "rl", shared, RL, config.rl_rivals, config.seeds)
+    return RL_TEXT.format(
+        seconds=config.rl_seconds, samples=config.samples, sets=config.sets, loops=DEFAULT.rl.loops[0], table=tables.rl_table(runs)
+    )
+
+
+def with_rivals(
+    records: Records, stage: str, shared: Settings, variants: dict[str, Settings], rivals: tuple[str, ...], seeds: tuple[int, ...]
+) -> dict[str, list[Summary]]:
+    """Summaries of each variant at the first seed, of the default and its rivals at all, by the variant's title."""
+    runs: dict[str, list[Summary]] = {title: [] for title in variants}
+    for seed in seeds:
+        wanted = variants if seed == seeds[0] else {title: variants[title] for title in ("default", *rivals)}
+        for title, run in records.variants(f"{stage}-{seed}", stage, shared | {"seed": seed}, wanted).items():
             runs[title].append(run)
-    return RL_TEXT.format(seconds=config.rl_seconds, samples=config.rl_samples, loops=DEFAULT.rl.loops[0], table=tables.rl_table(runs))
+    return runs
 
 
 TEXT = """# What each setting does
@@ -109,7 +124,8 @@ Made by `python bench/ablations.py` on 2 CPU cores, hours.
 
 GSIM_TEXT = """## What the settings of GSIM do
 
-One change at a time, one seed, {steps} updates, {samples} samples.
+One change at a time, {steps} updates each; {samples} samples in each of {sets} sets. The default and its rivals have three seeds and the
+standard errors over them, others one seed and those over its sets.
 
 {table}
 """
@@ -117,7 +133,8 @@ One change at a time, one seed, {steps} updates, {samples} samples.
 RL_TEXT = """## What the settings of RL do
 
 One change of the default at a time, {seconds:.0f} s of updates and looks of the guard each (500 samples every 10 updates), from the
-embedded student between the stages; {samples} samples with {loops} loops. The student is the last inside the guard's bands. Reward: rise
+embedded student between the stages; {samples} samples with {loops} loops in each of {sets} sets. The default and its rival have three seeds
+and the standard errors over them, others one seed and those over its sets. The student is the last inside the guard's bands. Reward: rise
 of its mean over 500 images, drawn with the variant's own N_AR, in standard deviations of the scores before. In the same time rollouts of 64
 loops get a fifth of the updates.
 

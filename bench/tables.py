@@ -127,12 +127,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("s" if number != 1 else "")
 
 
-def gsim_table(variants: dict[str, Summary], loops: tuple[int, ...]) -> str:
-    found = {title: [Measured.of(student_rows(run)[n], "student") for n in loops] for title, run in variants.items()}
-    shown = told(at for runs in found.values() for at in runs)
+def gsim_table(variants: dict[str, list[Summary]], loops: tuple[int, ...]) -> str:
+    """Of runs of one variant the mean ± standard error, of a single one the error over its sets."""
+    found = {title: {n: [Measured.of(student_rows(run)[n], "student") for run in runs] for n in loops} for title, runs in variants.items()}
+    shown = told(each for by_loops in found.values() for at in by_loops.values() for each in at)
     lines = [
-        [title, *(cell for at in found[title] for cell in cells([at], shown)), f"{run[GSIM.seconds]:.0f}"]
-        for title, run in variants.items()
+        [title, *(cell for n in loops for cell in cells(found[title][n], shown)), over((run[GSIM.seconds] for run in runs), ".0f")]
+        for title, runs in variants.items()
     ]
     heads = [head for n in loops for head in (f"{shown[0].title}, {n} loops", *(metric.title for metric in shown[1:]))]
     return markdown_table(["change", *heads, "GSIM seconds"], lines)

@@ -91,3 +91,12 @@ def test_rewards_are_told_in_standard_deviations():
     lines = tables.rl_table({"default": [run, run | {"reward_after": 2.2}]}).splitlines()
     assert lines[2] == "| before RL | 0 | 8.00 | 0.850 | 0.900 | 0 |"
     assert lines[3] == "| default | 2.20 ± 0.20 | 7.00 | 0.900 | 0.800 | 30 |"
+
+
+def test_variants_of_gsim_have_errors_over_runs_or_over_sets():
+    one, other = summary(5.0, 2.5), summary(5.4, 2.5)
+    alone = summary(6.0, 3.0)
+    alone["loops"] = [row | {"fd_se": 0.3} for row in alone["loops"]]
+    lines = tables.gsim_table({"default": [one, other], "k = 0": [alone]}, (8,)).splitlines()
+    assert lines[0].startswith("| change | FD, 8 loops | FD (B) |")
+    assert lines[2].startswith("| default | 5.20 ± 0.20 | 2.50 |") and lines[3].startswith("| k = 0 | 6.00 ± 0.30 | 3.00 |")
