@@ -54,6 +54,9 @@ RL: dict[str, Settings] = {
 }
 """Changes of the second stage, one at a time, at equal wall-clock. The slow ones need looks after fewer updates."""
 
+QUICK: Settings = {"figures.teacher": None, "figures.per_class": 1, "figures.grid_classes": 1}
+"""Nobody looks at the teacher, nor at pictures."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -85,7 +88,7 @@ def main(config: Config) -> None:
 def gsim_section(config: Config, records: Records) -> str:
     shared = {
         "learner.steps": config.steps, "figures.samples": config.samples, "figures.loops": config.loops,
-        "figures.loop_sets": config.sets, "figures.sets": 1,
+        "figures.loop_sets": config.sets, "figures.sets": 1, **QUICK,
     }  # fmt: skip
     runs = with_rivals(records, "gsim", shared, GSIM, config.rivals, config.seeds)
     return GSIM_TEXT.format(
@@ -97,7 +100,7 @@ def rl_section(config: Config, records: Records) -> str:
     shared = {
         "student": assets_index.GSIM_STUDENT, "rl_learner.seconds": config.rl_seconds, "rl_learner.steps": 10_000,
         "guard.every": 10, "guard.samples": config.samples, "figures.samples": config.samples, "figures.sets": config.sets,
-        "figures.loops": DEFAULT.rl.loops, "figures.teacher": None,
+        "figures.loops": DEFAULT.rl.loops, **QUICK,
     }  # fmt: skip
     runs = with_rivals(records, "rl", shared, RL, config.rl_rivals, config.seeds)
     return RL_TEXT.format(
