@@ -9,7 +9,7 @@ two = $(python) -m pytest -q -n 2 --dist worksteal
 # A network that nobody else uses, for those who may make one.
 own_network = $(if $(shell unshare --net true 2>/dev/null && echo yes),unshare --net env OWN_NETWORK=yes sh -c 'ip link set lo up && exec "$$@"' sh)
 
-.PHONY: help demo results test test-slow test-cluster test-chaos test-gpu lint bench docs clean
+.PHONY: help demo results test test-slow test-cluster test-chaos test-gpu gpu-check lint bench docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,12 +40,15 @@ test-chaos: $(installed) ## ten minutes of killed and paused processes; with roo
 test-gpu: $(installed) ## what needs a GPU
 	$(python) -m pytest -q -rs -m gpu
 
+gpu-check: $(installed) ## what needs a GPU and the speed of each part there, 8 minutes; again: what is not done yet
+	$(python) bench/gpu_check.py
+
 lint: $(installed) ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-bench: $(installed) ## sampling speed with random weights of MAR-B
-	$(python) bench/sampling.py
+bench: $(installed) ## measure docs/performance.md anew, half an hour on an idle machine; MAR=PATH also beside a checkout of LTH14/mar
+	$(python) bench/performance.py $(if $(MAR),--mar $(MAR))
 
 clean: ## caches and the virtual environment; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -6,7 +6,6 @@ Throughput is a share of the ideal: the same flow with control that costs nothin
 the times come from.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from ray.util.placement_group import placement_group
 from actors.crew.pool import Crew, Feed, hire
 from marval_ray import cli
 from marval_ray.config import RLConfig, RoleConfig
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.files.atomic import write_json
 from marval_ray.types import Prompts, Request, Weights
 
@@ -59,14 +59,24 @@ class Overhead:
     controller_megabytes: float
     broadcast_seconds: dict[str, float]
 
+    def row(self) -> list[str]:
+        handed = ", ".join(f"{size}: {seconds:.2f}" for size, seconds in self.broadcast_seconds.items())
+        return [
+            str(self.actors), f"{self.images_per_second:.1f}", f"{self.share_of_ideal:.3f}", f"{self.controller_cpu_ms_per_request:.2f}",
+            f"{self.controller_megabytes:.0f}", handed,
+        ]  # fmt: skip
+
+
+HEAD = ("actors", "images/s", "share of ideal", "controller's CPU, ms a request", "its memory, MB", "weights handed over, s")
+
 
 def main(config: Config) -> None:
-    figures = []
+    found = []
     for actors in config.actors:
-        figures.append(asdict(measure(config, actors)))
-        print(json.dumps(figures[-1], indent=2), flush=True)
+        found.append(measure(config, actors))
         if config.out:
-            write_json(config.out, figures)
+            write_json(config.out, [asdict(one) for one in found])
+    print(markdown_table(HEAD, [one.row() for one in found]))
 
 
 def measure(config: Config, actors: int) -> Overhead:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from marval_ray import cli
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
 from marval_ray.draws import Draws
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
@@ -133,6 +134,14 @@ def measure(name: str, model: MAR, sampler: TokenSampler, loops: list[Loop], rep
     return Speed(name, sum(checked_flops(c, sampler, loop) for loop in loops), seconds, max(peaks))
 
 
+def speed_table(speeds: list[Speed]) -> str:
+    rows = [
+        [s.name, f"{s.flops / 1e9:.0f}", f"{s.seconds:.2f}", f"{s.gflops:.0f}", f"{s.peak_gflops:.0f}", f"{s.share:.2f}"]
+        for s in speeds
+    ]  # fmt: skip
+    return markdown_table(["", "GFLOP", "seconds", "GFLOP/s", "peak", "share"], rows)
+
+
 def spread(items: list[Loop], count: int) -> list[Loop]:
     """`count` of `items` from the middles of equal parts."""
     return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
@@ -148,14 +157,11 @@ def main(config: Config) -> None:
         "student": OneStep(model_config.student_timestep),
         "teacher": Ancestral(steps=config.steps, cfg=config.cfg),
     }
-    print(f"{config.preset}, batch {config.batch}, {len(loops)} of {config.loops} loops, threads {torch.get_num_threads()}")
-    print(f"{'':8}{'GFLOP':>10}{'seconds':>10}{'GFLOP/s':>10}{'peak':>10}{'share':>8}")
-    results = {}
-    for name, sampler in samplers.items():
-        f = measure(name, model, sampler, loops, config.repeats)
-        print(f"{name:8}{f.flops / 1e9:10.1f}{f.seconds:10.3f}{f.gflops:10.1f}{f.peak_gflops:10.1f}{f.share:8.2f}", flush=True)
-        results[name] = asdict(f) | {"gflops": f.gflops, "share": f.share}
+    speeds = [measure(name, model, sampler, loops, config.repeats) for name, sampler in samplers.items()]
+    print(f"{config.preset}, batch {config.batch}, {len(loops)} of {config.loops} loops, {torch.get_num_threads()} threads\n")
+    print(speed_table(speeds))
     if config.json:
+        results = {speed.name: asdict(speed) | {"gflops": speed.gflops, "share": speed.share} for speed in speeds}
         config.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from marval_ray import cli
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.evaluation.sweep import images_per_second
 from marval_ray.families.base import Backbone, Codec
 from marval_ray.families.generation import student_generation
@@ -81,7 +82,7 @@ def main(config: Config) -> None:
         "wrong": wrong(got, config), "images_per_second": served, "alone_images_per_second": alone, "share": served / alone,
         "p50_s": latency[0], "p95_s": latency[1],
     }  # fmt: skip
-    print(json.dumps(figures, indent=2))
+    print(markdown_table([name.replace("_", " ") for name in figures], [[f"{value:.3g}" for value in figures.values()]]))
     if config.out:
         write_json(config.out, figures)
 

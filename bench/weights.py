@@ -12,6 +12,7 @@ from torch import Tensor
 
 from actors.crew.broadcast import ObjectStore
 from marval_ray import cli
+from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.files.flat import DTYPES, Packer, unpack
 from marval_ray.types import Weights
 
@@ -46,13 +47,12 @@ def parameters(sizes: list[int]) -> dict[str, Tensor]:
 
 
 def main(config: Config) -> None:
+    rows = []
     for gigabytes in config.gigabytes:
         sizes = [int(gigabytes * 1e9 / 2 / config.tensors)] * config.tensors
         sent, copied = measured(sizes, gigabytes, config)
-        print(
-            f"{gigabytes} GB: handed over in {sent:.3f} s; one copy {copied:.3f} s; "
-            f"ratio to {COPIES} copies {sent / (COPIES * copied):.2f}"
-        )
+        rows.append([f"{gigabytes:g}", f"{sent:.3f}", f"{copied:.3f}", f"{sent / (COPIES * copied):.2f}"])
+    print(markdown_table(["GB", "handed over, s", "one copy, s", f"over {COPIES} copies"], rows))
 
 
 def measured(sizes: list[int], gigabytes: float, config: Config) -> tuple[float, float]:

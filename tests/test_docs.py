@@ -95,7 +95,12 @@ ELSEWHERE = {
     "python bench/floor.py": "needs the whole of Fashion-MNIST",
     "python bench/control_plane.py": "takes minutes and all cores",
     "python bench/serving.py": "takes minutes and all cores",
+    "python bench/performance.py": "takes minutes and all cores; tests/test_performance.py",
+    "python bench/sampling.py": "tests/test_training_jobs.py, at a small size",
+    "python bench/updates.py": "tests/test_training_jobs.py, at a small size",
     "python bench/gpu.py": "needs a GPU",
+    "python bench/gpu_check.py": "needs a GPU; tests/test_gpu_check.py",
+    "python bench/pack_wheels.py": "takes minutes and a network",
 }
 """Beginnings of those that do not, and why, or which test has them; the longest that fits counts."""
 
