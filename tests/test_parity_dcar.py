@@ -1,18 +1,57 @@
 """Numbers of DC-AR's own code, replayed: `--dcar-fixture=PATH` takes any file of the same layout."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from reference import Recording, largest_gap, read_recording
+from transformers import T5Config, T5Model, T5Tokenizer
 
+from marval_ray.families.dcar.config import DCARConfig
+from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
 from marval_ray.files.fit import load_strictly
+from marval_ray.types import Prompts
 
-ATOL_IMAGE = 1e-3
+ATOL, ATOL_LOGITS, ATOL_IMAGE = 1e-5, 1e-4, 1e-3
+WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
 
 
 @pytest.fixture(scope="module")
 def recording(dcar_fixture_path) -> Recording:
     return read_recording(dcar_fixture_path)
+
+
+@pytest.fixture(scope="module")
+def config(recording) -> DCARConfig:
+    c = recording.config["generator"]["model"]
+    generator, head = c["generator"], c["generator"]["diffusion"]
+    return DCARConfig(
+        side=int(generator["image_seq_len"] ** 0.5), num_codes=c["vq_model"]["codebook_size"], token_channels=c["vq_model"]["token_size"],
+        residual_scale=head["vae_scale"], text_length=c["text_token_length"], text_width=c["context_dim"], width=generator["hidden_size"],
+        depth=generator["num_hidden_layers"], heads=generator["num_attention_heads"], mlp_width=generator["intermediate_size"],
+        head_width=head["width"], head_depth=head["depth"], code_guidance=1 + recording.config["sampling"]["guidance_scale"],
+        code_temperature=recording.config["sampling"]["randomize_temperature"], image_size=256,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def t5_folder(recording, tmp_path_factory) -> Path:
+    """As it is published: the whole T5, decoder too, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("t5")
+    model = T5Model(T5Config(**recording.config["text"]))
+    report = model.load_state_dict(recording.group("state/t5"), strict=False)
+    assert not report.unexpected_keys
+    model.save_pretrained(folder)
+    T5Tokenizer([(word, -1.0) for word in WORDS], extra_ids=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_encoder(t5_folder, config) -> TextEncoder:
+    return TextEncoder.load(t5_folder, config)
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +120,28 @@ def test_the_tokenizer_has_the_published_size():
     parts = {name: sum(value.numel() for value in part.state_dict().values()) for name, part in network.named_children()}
     assert {name: round(count / 1e6, 1) for name, count in parts.items()} == {"encoder": 123.2, "decoder": 200.2, "quantize": 0.5}
     assert len(network.state_dict()) == 339 and round(sum(parts.values()) / 1e6, 1) == 323.9
+
+
+def test_states_of_texts(text_encoder, recording):
+    text = text_encoder.encode(recording["inputs/text/input_ids"])
+    assert largest_gap(text.states, recording["outputs/text/hidden"]) <= ATOL
+    assert torch.equal(text.real, recording["outputs/text/mask"])
+
+
+def test_prompts_are_padded_and_cut_to_one_length(text_encoder):
+    short, empty, long = text_encoder.tokens(("the cat on the mat", "", "a dog " * 9)).tolist()
+    assert short == [8, 5, 7, 8, 9, 1, 0, 0, 0, 0] and empty == [1, *[0] * 9] and long == [*[4, 6] * 4, 4, 1]
+    text = text_encoder(Prompts(("the cat", "the dog")))
+    assert text.real.sum(1).tolist() == [3, 3] and (text.states[0, :2] != text.states[1, :2]).any()
+
+
+def test_another_text_encoder_is_refused(t5_folder, config, tmp_path):
+    with pytest.raises(ValueError, match="is a t5 of width 24, the model reads texts of a t5 of width 32"):
+        TextEncoder.load(t5_folder, replace(config, text_width=32))
+    folder = shutil.copytree(t5_folder, tmp_path / "t5")
+    T5Tokenizer(extra_ids=50).save_pretrained(folder)
+    with pytest.raises(ValueError, match="its tokenizer is not that of its model, which knows 40 tokens"):
+        TextEncoder.load(folder, config)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="tokenizer.json is missing: `python jobs/fetch.py t5-base`"):
+        TextEncoder.load(folder, config)
