@@ -9,13 +9,18 @@ import torch
 from reference import Recording, largest_gap, read_recording
 from transformers import T5Config, T5Model, T5Tokenizer
 
+from marval_ray.diffusion.loss import diffusion_terms
+from marval_ray.diffusion.samplers import DDIM, Ancestral
+from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
 from marval_ray.families.dcar.config import DCARConfig
+from marval_ray.families.dcar.context import DCARContext, TextStates
+from marval_ray.families.dcar.model import DCAR, positions
 from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
 from marval_ray.files.fit import load_strictly
 from marval_ray.types import Prompts
 
-ATOL, ATOL_LOGITS, ATOL_IMAGE = 1e-5, 1e-4, 1e-3
+ATOL, ATOL_STATES, ATOL_CHAIN, ATOL_IMAGE = 1e-5, 1e-4, 1e-3, 1e-3
 WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
 
 
@@ -52,6 +57,18 @@ def t5_folder(recording, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def text_encoder(t5_folder, config) -> TextEncoder:
     return TextEncoder.load(t5_folder, config)
+
+
+@pytest.fixture(scope="module")
+def model(recording, config) -> DCAR:
+    model = DCAR(config).requires_grad_(False)
+    load_strictly(model, recording.group("state/dcar"), "the recording")
+    return model
+
+
+@pytest.fixture(scope="module")
+def text(recording) -> TextStates:
+    return TextStates(recording["outputs/text/hidden"], recording["outputs/text/mask"])
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +162,67 @@ def test_another_text_encoder_is_refused(t5_folder, config, tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="tokenizer.json is missing: `python jobs/fetch.py t5-base`"):
         TextEncoder.load(folder, config)
+
+
+@pytest.mark.parametrize("kind", ["", "uncond_"])
+def test_logits_and_conditions(model, recording, text, kind):
+    group, codes = recording.group("outputs/forward"), recording["inputs/forward/ids"]
+    context = DCARContext.of(codes, text, torch.zeros(*codes.shape, model.config.token_channels))
+    context = model.unconditional(context) if kind else context
+    z = model.conditions(context).unflatten(0, codes.shape)
+    assert largest_gap(z, group[f"{kind}latents"]) <= ATOL_STATES
+    assert largest_gap(model.logits(z), group[f"{kind}logits"]) <= ATOL_STATES
+
+
+def test_positions(recording, config):
+    assert largest_gap(positions(config.side, config.width), recording["state/dcar/pos_embed"]) <= ATOL
+
+
+def test_head_and_its_gradients(model, recording):
+    x, z = (recording[f"inputs/head/{name}"].clone().requires_grad_() for name in "xz")
+    eps, v = model.head(x, recording["inputs/head/t"], z)
+    assert largest_gap(torch.cat([eps, v], dim=1).detach(), recording["outputs/head/out"]) <= ATOL
+    for got, name in zip(torch.autograd.grad(0.5 * eps.square().sum(), (x, z)), "xz"):
+        assert largest_gap(got, recording[f"outputs/head/grad_{name}"]) <= ATOL
+
+
+def test_guided_head(model, recording):
+    x, expected = recording["inputs/head_cfg/x"], recording["outputs/head_cfg/out"]
+    condition, sampler = model.head.condition(recording["inputs/head/z"]), Ancestral(cfg=5.5, cfg_schedule="constant")
+    eps, v = sampler.guided_noise(model.head, x, torch.tensor([400]), condition, revealed=1.0)
+    assert largest_gap(torch.cat([eps, v], dim=1), expected[: len(x)]) <= ATOL
+    assert torch.equal(*expected[:, : x.shape[1]].chunk(2))  # the other half has the same eps
+
+
+def test_schedule(recording):
+    group = recording.group("outputs/schedule")
+    assert largest_gap(cosine_diffusion().alphas_cumprod, group["alphas_cumprod"]) <= 1e-10
+    for steps in (20, 32):
+        assert torch.equal(respaced_timesteps(steps), group[f"timestep_map{steps}"])
+
+
+def test_each_step_of_the_ancestral_chain(model, recording):
+    group, noises = recording.group("outputs/ddpm"), recording["inputs/ddpm/step"]
+    x, condition, diffusion = recording["inputs/ddpm/init"], model.head.condition(recording["inputs/ddpm/z"]), cosine_diffusion(32)
+    sampler = Ancestral(steps=32, clip_x0=1.0)
+    for done, index in enumerate(reversed(range(32))):
+        eps, v = sampler.guided_noise(model.head, x, diffusion.timesteps[index : index + 1], condition, revealed=1.0)
+        x = sampler.reverse_step(x, eps, v, noises[done], index, diffusion)
+        assert largest_gap(x, group["x"][done]) <= ATOL_CHAIN, done
+    whole = sampler(model.head, recording["inputs/ddpm/z"], recording["inputs/ddpm/init"], noises, revealed=1.0)
+    assert torch.equal(whole, x) and largest_gap(whole, group["x0"][-1]) <= ATOL_CHAIN
+
+
+def test_the_chain_without_noise(model, recording):
+    group = recording.group("inputs/ddim20")
+    sampler = DDIM(steps=20, cfg=5.5, cfg_schedule="constant", clip_x0=1.0)
+    z, noises = torch.cat([group["z_cond"], group["z_null"]]), group["init"].new_empty(sampler.noise_steps, *group["init"].shape)
+    assert largest_gap(sampler(model.head, z, group["init"], noises, revealed=1.0), recording["outputs/ddim20/x"]) <= ATOL_CHAIN
+
+
+def test_loss_of_residuals(model, recording):
+    group = recording.group("inputs/difftrain")
+    x_0 = group["target"] / model.config.residual_scale
+    terms = diffusion_terms(model.head, x_0, group["z"], group["t"], group["noise"], cosine_diffusion())
+    for name, value in (("mse", terms.mse), ("vb", terms.vb), ("loss", terms.total)):
+        torch.testing.assert_close(value, recording[f"outputs/difftrain/{name}"], rtol=1e-3, atol=ATOL)
