@@ -1,7 +1,7 @@
 """Numbers of DC-AR's own code, replayed: `--dcar-fixture=PATH` takes any file of the same layout."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from marval_ray.diffusion.samplers import DDIM, Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
+from marval_ray.families.dcar.loop import draw_codes, sample_loops, sharpened_logits
+from marval_ray.families.dcar.masking import hidden_after_loops, training_mask
 from marval_ray.families.dcar.model import DCAR, positions
 from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
@@ -22,6 +24,26 @@ from marval_ray.types import Prompts
 
 ATOL, ATOL_STATES, ATOL_CHAIN, ATOL_IMAGE = 1e-5, 1e-4, 1e-3, 1e-3
 WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The noise of a recorded generation."""
+
+    group: dict[str, torch.Tensor]
+    batch: int = 2
+
+    def codes(self, loop):
+        return self.group["gumbel_u_ids"][loop]
+
+    def confidences(self, loop):
+        return self.group["gumbel_u_conf"][loop]
+
+    def initial(self):
+        return self.group["diff_init"].unflatten(0, (self.batch, -1))
+
+    def steps(self):
+        return self.group["diff_step"].unflatten(1, (self.batch, -1))
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +248,44 @@ def test_loss_of_residuals(model, recording):
     terms = diffusion_terms(model.head, x_0, group["z"], group["t"], group["noise"], cosine_diffusion())
     for name, value in (("mse", terms.mse), ("vb", terms.vb), ("loss", terms.total)):
         torch.testing.assert_close(value, recording[f"outputs/difftrain/{name}"], rtol=1e-3, atol=ATOL)
+
+
+def test_masks_of_training(recording):
+    inputs, outputs = recording.group("inputs/trainmask"), recording.group("outputs/trainmask")
+    mask = training_mask(inputs["u"], inputs["r"])
+    assert torch.equal(mask, outputs["mask"])
+    assert torch.equal(inputs["tokens"].masked_fill(mask, recording.config["tokenizer"]["codebook_size"]), outputs["ids"])
+
+
+def test_how_many_codes_are_hidden_after_each_loop(recording):
+    assert hidden_after_loops(64, 12)[:-1] == recording["outputs/generate/mask_len"].tolist()[:-1]
+    assert hidden_after_loops(256, 12) == [242, 228, 214, 200, 185, 170, 154, 137, 117, 95, 67, 0]
+    assert hidden_after_loops(3, 5) == [2, 1, 1, 1, 0]
+
+
+def test_codes_of_each_loop(model, recording, text):
+    """From the recorded codes before it: logits, codes drawn, codes hidden again."""
+    c, group, noise = model.config, recording.group("outputs/generate"), Recorded(recording.group("inputs/generate"))
+    both, loops = text.followed_by(model.without_text(text)), len(group["ids_in"])
+    after = [*group["ids_in"][1:], group["ids"]]
+    for loop, (before, count) in enumerate(zip(group["ids_in"], hidden_after_loops(c.num_tokens, loops))):
+        hidden, done = before == c.mask_code, (loop + 1) / loops
+        latents = model(before.repeat(2, 1), both)
+        logits = sharpened_logits(model, latents, done)
+        if loop in (0, 6, 11):
+            assert largest_gap(logits, group["logits"][(0, 6, 11).index(loop)]) <= ATOL_CHAIN, loop
+        codes, again = draw_codes(logits, before, hidden, count, c.code_temperature * (1 - done), noise, loop)
+        assert torch.equal(codes, group["sampled"][loop]), loop
+        assert torch.equal(codes.masked_fill(again, c.mask_code), after[loop]), loop
+    assert largest_gap(latents, group["latents"]) <= ATOL_STATES
+
+
+def test_whole_images(model, recording, text):
+    group, noise = recording.group("outputs/generate"), Recorded(recording.group("inputs/generate"))
+    sampler = Ancestral(steps=32, cfg=model.config.code_guidance, cfg_schedule="constant", clip_x0=1.0)
+    loops = list(sample_loops(model, sampler, text, noise, len(group["ids_in"])))
+    for before, tokens in zip(group["ids_in"][1:], loops):
+        known = before != model.config.mask_code
+        assert torch.equal(tokens.revealed >= 0, known) and torch.equal(tokens.codes, before * known) and not tokens.values.any()
+    assert torch.equal(loops[-1].codes, group["ids"])
+    assert largest_gap(loops[-1].values * model.config.residual_scale, group["residual"]) <= ATOL_STATES

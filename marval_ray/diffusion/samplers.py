@@ -40,8 +40,8 @@ class TokenSampler(Protocol):
         """Return x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
 
 
-def guided(conditional: Float[Tensor, "N D"], unconditional: Float[Tensor, "N D"], w: float) -> Float[Tensor, "N D"]:
-    """Return eps_u + w (eps_c - eps_u): classifier-free guidance (Ho and Salimans, arXiv 2207.12598); w = 1 is none."""
+def guided(conditional: Float[Tensor, "..."], unconditional: Float[Tensor, "..."], w: float) -> Float[Tensor, "..."]:
+    """Return u + w (c - u), of eps or of logits: classifier-free guidance (Ho and Salimans, arXiv 2207.12598); w = 1 is none."""
     return unconditional + w * (conditional - unconditional)
 
 
