@@ -1,7 +1,7 @@
 """Numbers of DC-AR's own code, replayed: `--dcar-fixture=PATH` takes any file of the same layout."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from transformers import T5Config, T5Model, T5Tokenizer
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import DDIM, Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
+from marval_ray.draws import Draws
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.loop import draw_codes, sample_loops, sharpened_logits
@@ -27,23 +28,18 @@ WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """The noise of a recorded generation."""
+class Recorded(Draws):
+    """The noise of a recorded generation in the place of drawn noise."""
 
-    group: dict[str, torch.Tensor]
-    batch: int = 2
+    noises: dict[str, torch.Tensor] = field(default_factory=dict)
+    starts = property(lambda self: self)
 
-    def codes(self, loop):
-        return self.group["gumbel_u_ids"][loop]
+    def uniform(self, purpose, step, shape):
+        return self.noises[{"codes": "gumbel_u_ids", "confidences": "gumbel_u_conf"}[purpose]][step]
 
-    def confidences(self, loop):
-        return self.group["gumbel_u_conf"][loop]
-
-    def initial(self):
-        return self.group["diff_init"].unflatten(0, (self.batch, -1))
-
-    def steps(self):
-        return self.group["diff_step"].unflatten(1, (self.batch, -1))
+    def noise(self, purpose, step, shape):
+        rows = self.noises["diff_step"][step - 1] if step else self.noises["diff_init"]
+        return rows.unflatten(0, (len(self), -1))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +185,8 @@ def test_another_text_encoder_is_refused(t5_folder, config, tmp_path):
 @pytest.mark.parametrize("kind", ["", "uncond_"])
 def test_logits_and_conditions(model, recording, text, kind):
     group, codes = recording.group("outputs/forward"), recording["inputs/forward/ids"]
-    context = DCARContext.of(codes, text, torch.zeros(*codes.shape, model.config.token_channels))
+    masked = codes == model.config.mask_code
+    context = DCARContext.of(codes.masked_fill(masked, 0), masked, text, torch.zeros(*codes.shape, model.config.token_channels))
     context = model.unconditional(context) if kind else context
     z = model.conditions(context).unflatten(0, codes.shape)
     assert largest_gap(z, group[f"{kind}latents"]) <= ATOL_STATES
@@ -265,7 +262,7 @@ def test_how_many_codes_are_hidden_after_each_loop(recording):
 
 def test_codes_of_each_loop(model, recording, text):
     """From the recorded codes before it: logits, codes drawn, codes hidden again."""
-    c, group, noise = model.config, recording.group("outputs/generate"), Recorded(recording.group("inputs/generate"))
+    c, group, noise = model.config, recording.group("outputs/generate"), Recorded(0, (0, 1), noises=recording.group("inputs/generate"))
     both, loops = text.followed_by(model.without_text(text)), len(group["ids_in"])
     after = [*group["ids_in"][1:], group["ids"]]
     for loop, (before, count) in enumerate(zip(group["ids_in"], hidden_after_loops(c.num_tokens, loops))):
@@ -281,7 +278,7 @@ def test_codes_of_each_loop(model, recording, text):
 
 
 def test_whole_images(model, recording, text):
-    group, noise = recording.group("outputs/generate"), Recorded(recording.group("inputs/generate"))
+    group, noise = recording.group("outputs/generate"), Recorded(0, (0, 1), noises=recording.group("inputs/generate"))
     sampler = Ancestral(steps=32, cfg=model.config.code_guidance, cfg_schedule="constant", clip_x0=1.0)
     loops = list(sample_loops(model, sampler, text, noise, len(group["ids_in"])))
     for before, tokens in zip(group["ids_in"][1:], loops):

@@ -1,6 +1,6 @@
 """What DC-AR is told of a batch of images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -28,23 +28,26 @@ class TextStates:
 class DCARContext:
     """Codes and texts; everything but the residuals at `hidden`.
 
-    codes: 0..num_codes - 1, or num_codes where the code is hidden too. values: residuals divided by the model's scale, about N(0, 1).
+    codes: 0..num_codes - 1. masked: codes that are hidden too. values: residuals divided by the model's scale, about N(0, 1).
     hidden: positions whose residuals are to be drawn, which are all, in order: the model sees no residual.
     """
 
     codes: Int64[Tensor, "B L"]
+    masked: Bool[Tensor, "B L"]
     text: TextStates
     values: Float[Tensor, "B L D"]
     hidden: Int64[Tensor, "B P"]
 
     @classmethod
-    def of(cls, codes: Int64[Tensor, "B L"], text: TextStates, values: Float[Tensor, "B L D"]) -> "DCARContext":
+    def of(
+        cls, codes: Int64[Tensor, "B L"], masked: Bool[Tensor, "B L"], text: TextStates, values: Float[Tensor, "B L D"]
+    ) -> "DCARContext":
         """Hide all residuals."""
         everywhere = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1)
-        return cls(codes, text, values, everywhere)
+        return cls(codes, masked, text, values, everywhere)
 
     def to(self, device: torch.device | str) -> "DCARContext":
-        return DCARContext(self.codes.to(device), self.text.to(device), self.values.to(device), self.hidden.to(device))
+        return DCARContext(*(getattr(self, part.name).to(device) for part in fields(self)))
 
     def hidden_values(self) -> Float[Tensor, "B P D"]:
         """Return the values at the hidden positions, the real ones in training."""

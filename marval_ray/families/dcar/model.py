@@ -156,7 +156,8 @@ class DCAR(Backbone):
 
     def conditions(self, context: DCARContext) -> Float[Tensor, "N W"]:
         """Return z of the tokens at `hidden`, row by row."""
-        return gather_tokens(self(context.codes, context.text), context.hidden).flatten(0, 1)
+        codes = context.codes.masked_fill(context.masked, self.config.mask_code)
+        return gather_tokens(self(codes, context.text), context.hidden).flatten(0, 1)
 
     def without_text(self, text: TextStates) -> TextStates:
         """Return the states of no text, as many rows of them as each text has words."""
