@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import T5Config, T5Model, T5Tokenizer
 
 from marval_ray.diffusion.samplers import Ancestral, Exploring
 from marval_ray.distil.student import Student
@@ -17,7 +18,9 @@ from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.family import FAMILY
 from marval_ray.families.dcar.model import DCAR
 from marval_ray.families.dcar.presets import MODELS, SAMPLERS
+from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
+from marval_ray.hub.published import PUBLISHED
 from marval_ray.reinforce.replay import replay_chain
 from marval_ray.types import Prompts, Rollout, Tokens
 
@@ -26,7 +29,7 @@ SMALL = DCARConfig(
     head_depth=1, image_size=128,
 )  # fmt: skip
 NETWORKS = {"small": DCHTConfig((8, 8, 8, 32, 32, 32), (0, 1, 1, 1, 1, 1), (0, 1, 1, 1, 1, 1))}
-PUBLISHED = {
+DC_HT = {
     "model_type": "dc_ht", "model_name": "small", "quantizer_type": "hybrid_vq", "codebook_size": 11, "codebook_embed_dim": 8,
     "codebook_l2_norm": True, "commit_loss_beta": 0.25,
 }  # fmt: skip
@@ -52,7 +55,7 @@ def dcht_folder(tmp_path):
     torch.manual_seed(0)
     network = DCHT(DCHTConfig(**asdict(NETWORKS["small"]) | {"num_codes": 11, "token_channels": 8}))
     save_file(network.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(DC_HT), encoding="utf-8")
     return tmp_path
 
 
@@ -111,6 +114,21 @@ def test_the_tokenizer_is_read_from_its_published_folder(dcht_folder, kind):
     assert DCHTCodec.read(dcht_folder, SMALL, NETWORKS).id == codec.id
 
 
+def test_a_text_encoder_needs_three_files_of_t5(tmp_path):
+    """The tokenizer's settings are T5's own."""
+    T5Model(T5Config(vocab_size=128, d_model=SMALL.text_width, d_kv=6, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    words = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", *(f"<extra_id_{i}>" for i in reversed(range(100))))
+    T5Tokenizer([(word, -1.0) for word in words]).save_pretrained(tmp_path)
+    for name in {path.name for path in tmp_path.iterdir()} - {file.name for file in PUBLISHED["t5-base"].files}:
+        (tmp_path / name).unlink()
+    encoder = TextEncoder.load(tmp_path, SMALL)
+    assert encoder.tokens(("a cat",)).tolist() == [[4, 5, 1, 0, 0]]
+    assert encoder(Prompts(("a cat",))).states.shape == (1, SMALL.text_length, SMALL.text_width)
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="tokenizer.json is not a tokenizer: Expecting property name"):
+        TextEncoder.load(tmp_path, SMALL)
+
+
 def test_images_of_tokens_are_bounded_and_have_a_gradient(dcht_folder):
     codec = DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
     tokens = codec.encode(torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1)
@@ -137,7 +155,7 @@ def test_images_of_tokens_are_bounded_and_have_a_gradient(dcht_folder):
     ],
 )
 def test_another_tokenizer_is_refused(dcht_folder, change, message):
-    (dcht_folder / "config.json").write_text(json.dumps(PUBLISHED | change), encoding="utf-8")
+    (dcht_folder / "config.json").write_text(json.dumps(DC_HT | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
 

@@ -41,7 +41,10 @@ class TextEncoder(nn.Module):
         kind, width = (read_json(folder / "config.json").get(name) for name in ("model_type", "d_model"))
         if (kind, width) != ("t5", config.text_width):
             raise ValueError(f"{folder} is a {kind} of width {width}, the model reads texts of a t5 of width {config.text_width}")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer: {str(error).splitlines()[0]}") from error
         model = _read_encoder(folder)
         if tokenizer.pad_token_id != PAD or len(tokenizer) > model.config.vocab_size:
             raise ValueError(f"{folder}: its tokenizer is not that of its model, which knows {model.config.vocab_size} tokens")
