@@ -1,21 +1,25 @@
 """DC-AR without recorded numbers: its published sizes and files, and what it answers to the rest of the project."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_matcher import Still
 from transformers import T5Config, T5Model, T5Tokenizer
 
+from marval_ray.config import GSIMConfig
 from marval_ray.diffusion.samplers import Ancestral, Exploring
-from marval_ray.distil.student import Student
+from marval_ray.distil.matcher import ScoreMatcher
+from marval_ray.distil.student import Denoiser, Student
 from marval_ray.draws import Draws
 from marval_ray.families import family_named
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.family import FAMILY
+from marval_ray.families.dcar.masking import training_mask
 from marval_ray.families.dcar.model import DCAR
 from marval_ray.families.dcar.presets import MODELS, SAMPLERS
 from marval_ray.families.dcar.text import TextEncoder
@@ -208,6 +212,33 @@ def test_a_rollout_is_drawn_again_as_it_was_and_teaches(model, text, explored):
     again.square().sum().backward()
     for name in ("diffloss.net.input_proj.weight", "blocks.0.attn.qkv.weight", "x_embedder.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0, name
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Contexts of random tokens, masked as in training."""
+
+    text: TextStates
+
+    def batch(self, seed: int, step: int, size: int, generator: torch.Generator, drop: float = 0.0) -> DCARContext:
+        codes, values = torch.randint(SMALL.num_codes, (size, 16), generator=generator), torch.randn(size, 16, 8, generator=generator)
+        mask = training_mask(torch.rand(size, generator=generator), torch.rand(size, 16, generator=generator))
+        return DCARContext.of(codes, mask, self.text, values)
+
+
+def test_gsim_pulls_towards_the_guided_score(model, text):
+    """The auxiliary network is the teacher itself: without guidance there is nothing between their scores."""
+    losses = []
+    for w in (1.0, 5.5):
+        matcher = ScoreMatcher(
+            config=GSIMConfig(w=w), teacher=model, auxiliary=Still(Denoiser(model)), update=lambda loss, step: loss,
+            contexts=Masked(text), batch=4, seed=0, rank=0, all_finite=lambda *values: all(value.isfinite().all() for value in values),
+        )  # fmt: skip
+        match = matcher.match(Student(model), 0)
+        losses.append(match.metrics["generator/l2"].item())
+    model.zero_grad()
+    match.loss.value.backward()
+    assert losses[0] == 0 < losses[1] and model.get_parameter("blocks.0.cross_attn.kv_linear.weight").grad.abs().sum() > 0
 
 
 def test_no_job_knows_it_yet(tmp_path):
