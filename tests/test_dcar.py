@@ -67,8 +67,45 @@ def linear(name: str, out: int, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, width), f"{name}.bias": (out,)}
 
 
+def conv(name: str, out: int, width: int, kernel: int = 3, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, width, kernel, kernel)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+def tokenizer_block(part: str, stage: int, name: str, c: int) -> dict[str, tuple[int, ...]]:
+    if stage < 3:
+        found = conv(f"{name}.main.conv1.conv", c, c) | conv(f"{name}.main.conv2.conv", c, c, bias=False)
+        statistics = {"running_mean": (c,), "running_var": (c,), "num_batches_tracked": ()} if part == "decoder" else {}
+        return found | {f"{name}.main.conv2.norm.{kind}": shape for kind, shape in ({"weight": (c,), "bias": (c,)} | statistics).items()}
+    attention, local = f"{name}.context_module.main", f"{name}.local_module.main"
+    found = conv(f"{attention}.qkv.conv", 3 * c, c, 1, bias=False) | conv(f"{attention}.proj.conv", c, c, 1, bias=False)
+    found |= conv(f"{local}.inverted_conv.conv", 8 * c, c, 1) | conv(f"{local}.depth_conv.conv", 8 * c, 1)
+    found |= conv(f"{local}.point_conv.conv", c, 4 * c, 1, bias=False)
+    return found | {f"{norm}.norm.{kind}": (c,) for norm in (f"{attention}.proj", f"{local}.point_conv") for kind in ("weight", "bias")}
+
+
+def test_the_published_tokenizer_has_these_names_and_shapes():
+    """As the code that reads it has them: 339 tensors."""
+    with torch.device("meta"):
+        own = DCHT(DCHTConfig()).state_dict()
+    widths, depths = (128, 256, 512, 512, 1024, 1024), {"encoder": (0, 4, 8, 2, 2, 2), "decoder": (0, 5, 10, 2, 2, 2)}
+    expected: dict[str, tuple[int, ...]] = {"quantize.embedding.weight": (16_384, 32)}
+    expected |= conv("encoder.project_in.conv.conv", 64, 3) | conv("encoder.project_out.main.op_list.0.conv", 32, 1024)
+    expected |= conv("decoder.project_in.main.conv", 1024, 32) | conv("decoder.project_out.op_list.2.conv.conv", 12, 256)
+    expected |= {f"decoder.project_out.op_list.0.{kind}": (256,) for kind in ("weight", "bias")}
+    for part, counts in depths.items():
+        for stage in range(1, 6):
+            c, count, first = widths[stage], counts[stage], int(part == "decoder" and stage < 5)
+            for block in range(first, first + count):
+                expected |= tokenizer_block(part, stage, f"{part}.stages.{stage}.op_list.{block}", c)
+            if stage < 5 and part == "encoder":
+                expected |= conv(f"encoder.stages.{stage}.op_list.{count}.main.conv.conv", widths[stage + 1] // 4, c)
+            elif stage < 5:
+                expected |= conv(f"decoder.stages.{stage}.op_list.0.main.conv.conv", 4 * c, widths[stage + 1])
+    assert {name: tuple(value.shape) for name, value in own.items()} == expected and len(expected) == 339
+
+
 def test_the_published_checkpoint_has_these_names_and_shapes():
-    """As its repository lists them: 573 tensors, 671.8 million values."""
+    """As the code that reads it has them: 573 tensors, 671.8 million values."""
     with torch.device("meta"):
         own = FAMILY.build(MODELS["dc-ar-512"]).state_dict()
     d, w = 1152, 1024

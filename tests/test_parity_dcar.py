@@ -13,6 +13,7 @@ from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import DDIM, Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
 from marval_ray.draws import Draws
+from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.loop import draw_codes, sample_loops, sharpened_logits
@@ -21,7 +22,7 @@ from marval_ray.families.dcar.model import DCAR, positions
 from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
 from marval_ray.files.fit import load_strictly
-from marval_ray.types import Prompts
+from marval_ray.types import Prompts, Tokens
 
 ATOL, ATOL_STATES, ATOL_CHAIN, ATOL_IMAGE = 1e-5, 1e-4, 1e-3, 1e-3
 WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
@@ -141,6 +142,15 @@ def test_images_of_codes_and_residual_with_their_gradient(tokenizer, recording):
     assert gradient.abs().max() > 1e-3 and largest_gap(gradient, group["grad_residual"]) <= 1e-5
     drawn = tokenizer.decode(recording["outputs/generate/ids"][:1], recording["outputs/generate/residual"][:1])
     assert largest_gap(drawn, recording["outputs/decode/image"]) <= ATOL_IMAGE
+
+
+def test_values_are_residuals_divided_by_their_scale(tokenizer, config, recording):
+    codec = DCHTCodec(tokenizer, config)
+    tokens = codec.encode(recording["inputs/encode/image"])
+    assert torch.equal(tokens.codes, recording["outputs/encode/ids"])
+    assert largest_gap(0.107 * tokens.values, recording["outputs/encode/residual"]) <= ATOL
+    drawn = Tokens(recording["outputs/generate/residual"][:1] / 0.107, recording["outputs/generate/ids"][:1])
+    assert largest_gap(codec.decode(drawn), recording["outputs/decode/image"].clamp(-1, 1)) <= ATOL_IMAGE
 
 
 def test_statistics_of_the_decoder_do_not_drift_in_training(tokenizer, recording):

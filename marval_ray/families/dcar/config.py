@@ -15,7 +15,7 @@ class DCARConfig:
     token_channels: int = 32
     """Of a token's residual."""
     residual_scale: float = 0.107
-    """The model's values are residuals divided by it, so that they are about N(0, 1)."""
+    """Values are residuals divided by it: about N(0, 1), where it is their standard deviation."""
     text_length: int = 300
     """Tokens to which the text encoder pads and cuts every prompt."""
     text_width: int = 768
