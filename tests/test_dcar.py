@@ -1,7 +1,7 @@
 """DC-AR without recorded numbers: its published sizes and files, and what it answers to the rest of the project."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
@@ -202,8 +202,10 @@ def test_another_tokenizer_is_refused(dcht_folder, change, message):
 
 
 def test_a_tokenizer_of_another_model_or_without_files_is_refused(dcht_folder):
-    with pytest.raises(ValueError, match="has 11 codes of 8 channels, the model 16384 of 32"):
+    with pytest.raises(ValueError, match="has 11 codes of 8 channels and images of 512 pixels, the model 16384 codes of 32"):
         DCHTCodec.read(dcht_folder, DCARConfig(), NETWORKS)
+    with pytest.raises(ValueError, match="images of 128 pixels, the model .* images of 64 pixels"):
+        DCHTCodec.read(dcht_folder, replace(SMALL, image_size=64), NETWORKS)
     (dcht_folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="there is no checkpoint at .*model.safetensors"):
         DCHTCodec.read(dcht_folder, SMALL, NETWORKS)

@@ -10,7 +10,7 @@ from reference import Recording, largest_gap, read_recording
 from transformers import T5Config, T5Model, T5Tokenizer
 
 from marval_ray.diffusion.loss import diffusion_terms
-from marval_ray.diffusion.samplers import DDIM, Ancestral
+from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
 from marval_ray.draws import Draws
 from marval_ray.families.dcar.codec import DCHTCodec
@@ -19,6 +19,7 @@ from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.loop import draw_codes, sample_loops, sharpened_logits
 from marval_ray.families.dcar.masking import hidden_after_loops, training_mask
 from marval_ray.families.dcar.model import DCAR, positions
+from marval_ray.families.dcar.presets import FEW_STEPS, LOOPS, SAMPLERS
 from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, DCHTConfig
 from marval_ray.files.fit import load_strictly
@@ -244,7 +245,7 @@ def test_each_step_of_the_ancestral_chain(model, recording):
 
 def test_the_chain_without_noise(model, recording):
     group = recording.group("inputs/ddim20")
-    sampler = DDIM(steps=20, cfg=5.5, cfg_schedule="constant", clip_x0=1.0)
+    sampler = FEW_STEPS["dc-ar-512"]
     z, noises = torch.cat([group["z_cond"], group["z_null"]]), group["init"].new_empty(sampler.noise_steps, *group["init"].shape)
     assert largest_gap(sampler(model.head, z, group["init"], noises, revealed=1.0), recording["outputs/ddim20/x"]) <= ATOL_CHAIN
 
@@ -289,8 +290,7 @@ def test_codes_of_each_loop(model, recording, text):
 
 def test_whole_images(model, recording, text):
     group, noise = recording.group("outputs/generate"), Recorded(0, (0, 1), noises=recording.group("inputs/generate"))
-    sampler = Ancestral(steps=32, cfg=model.config.code_guidance, cfg_schedule="constant", clip_x0=1.0)
-    loops = list(sample_loops(model, sampler, text, noise, len(group["ids_in"])))
+    loops = list(sample_loops(model, SAMPLERS["dc-ar-512"], text, noise, LOOPS))
     for before, tokens in zip(group["ids_in"][1:], loops):
         known = before != model.config.mask_code
         assert torch.equal(tokens.revealed >= 0, known) and torch.equal(tokens.codes, before * known) and not tokens.values.any()

@@ -37,9 +37,10 @@ class DCHTCodec:
         """Read the codec. Raises ValueError as `load_dcht` does, and when its tokens are not the model's."""
         tokenizer = load_dcht(folder, networks)
         c = tokenizer.config
-        own, needed = ((c.num_codes, c.token_channels), (config.num_codes, config.token_channels))
+        own, needed = (c.num_codes, c.token_channels, c.stride * config.side), (config.num_codes, config.token_channels, config.image_size)
         if own != needed:
-            raise ValueError(f"{folder} has {own[0]} codes of {own[1]} channels, the model {needed[0]} of {needed[1]}")
+            parts = ("{} codes of {} channels and images of {} pixels".format(*sizes) for sizes in (own, needed))
+            raise ValueError(f"{folder} has {next(parts)}, the model {next(parts)}")
         return cls(tokenizer, config)
 
     @cached_property
