@@ -41,12 +41,14 @@ def main(config: Config) -> None:
     if not config.names:
         raise ValueError("give one name or several; --list has them")
     wanted = {name: PUBLISHED[name] for name in config.names}
-    missing = sum(file.size for name, one in wanted.items() for file in one.files if not (config.to / name / file.name).exists())
+    absent = [file for name, one in wanted.items() for file in one.files if not (config.to / name / file.name).exists()]
+    missing, unsized = sum(file.size or 0 for file in absent), sum(file.size is None for file in absent)
     free = shutil.disk_usage(existing(config.to)).free
     if config.plan:
         for name, published in wanted.items():
             print(described(name, published))
-        print(f"to fetch: {human(missing)}; free at {config.to}: {human(free)}")
+        more = f" and {unsized} files of unknown size" if unsized else ""
+        print(f"to fetch: {human(missing)}{more}; free at {config.to}: {human(free)}")
         return
     if missing > free:
         raise ValueError(f"{human(missing)} are to be fetched and {config.to} has room for {human(free)}: give another --to")
@@ -58,7 +60,8 @@ def main(config: Config) -> None:
 def described(name: str, published: Published) -> str:
     sources = sorted({file.source.rpartition("/")[0] if file.on_hub else file.source for file in published.files})
     note = f" ({published.note})" if published.note else ""
-    return f"{name:16} {human(published.size):>8}  {published.licence:20}  {published.purpose}{note}\n{'':28}{', '.join(sources)}"
+    size = "unknown" if published.size is None else human(published.size)
+    return f"{name:16} {size:>8}  {published.licence:20}  {published.purpose}{note}\n{'':28}{', '.join(sources)}"
 
 
 def existing(path: Path) -> Path:

@@ -46,6 +46,10 @@ class Draws:
         """Draw N(0, 1) of `shape` for each image, on the CPU: a stream of its own for each purpose and step."""
         return torch.stack([torch.randn(shape, generator=self._stream(index, purpose, step)) for index in self.indices])
 
+    def uniform(self, purpose: str, step: int, shape: tuple[int, ...]) -> Float[Tensor, "B *shape"]:
+        """Draw U[0, 1) of `shape` for each image, as `noise` does."""
+        return torch.stack([torch.rand(shape, generator=self._stream(index, purpose, step)) for index in self.indices])
+
     def _stream(self, index: int, purpose: str, step: int) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {index} {purpose} {step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)

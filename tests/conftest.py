@@ -15,6 +15,7 @@ from marval_ray.environment import before_ray
 
 CHECKED = (
     "marval_ray.diffusion", "marval_ray.distil", "marval_ray.draws", "marval_ray.evaluation", "marval_ray.families.generation",
+    "marval_ray.families.dcar",
     *(f"marval_ray.families.mar.{part}" for part in ("batching", "codec", "context", "contexts", "loop", "masking", "model")),
     "marval_ray.reinforce", "marval_ray.rewards.base", "marval_ray.rewards.preprocess", "marval_ray.types",
 )  # fmt: skip
@@ -31,6 +32,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def pytest_addoption(parser):
     parser.addoption("--mar-fixture", type=Path, default=FIXTURES / "mar_tiny.safetensors")
     parser.addoption("--detok-fixture", type=Path, default=FIXTURES / "detok_tiny.safetensors")
+    parser.addoption("--dcar-fixture", type=Path, default=FIXTURES / "dcar_tiny.safetensors")
     parser.addoption("--vae-fixture", type=Path, default=FIXTURES / "kl16_tiny.safetensors")
 
 
@@ -42,6 +44,11 @@ def mar_fixture_path(request) -> Path:
 @pytest.fixture(scope="session")
 def detok_fixture_path(request) -> Path:
     return request.config.getoption("--detok-fixture")
+
+
+@pytest.fixture(scope="session")
+def dcar_fixture_path(request) -> Path:
+    return request.config.getoption("--dcar-fixture")
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,8 @@ def test_the_command_lists_plans_and_refuses(server, tmp_path, monkeypatch):
     assert all(name in listed for name in PUBLISHED) and "not by MAR's authors" in listed
     planned = succeed("jobs/fetch.py", "mar-b", "kl16", "--plan", "--to", tmp_path / "new" / "models")
     assert "to fetch: 1.93 GB; free at" in planned and not (tmp_path / "new").exists()
+    planned = succeed("jobs/fetch.py", "dc-ar-512", "dc-ht", "t5-base", "--plan", "--to", tmp_path)
+    assert "to fetch: 893 MB and 3 files of unknown size; free at" in planned and "non-commercial" in planned
     assert "choose of mar-b, mar-l" in refuse("jobs/fetch.py", "mar-x")
     assert "give one name or several" in refuse("jobs/fetch.py")
     monkeypatch.setitem(published.PUBLISHED, "huge", Published((File("huge.bin", f"{address(server)}/plain.bin", 10**18),), "MIT", "tests"))
@@ -137,5 +139,5 @@ def test_every_entry_says_where_it_comes_from():
     for name, one in PUBLISHED.items():
         assert one.licence and one.purpose and one.files, name
         for file in one.files:
-            assert file.page.startswith("https://") and file.size > 0, (name, file)
+            assert file.page.startswith("https://") and (file.size is None or file.size > 0), (name, file)
             assert file.on_hub is None or all(file.on_hub)

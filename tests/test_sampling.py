@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from marval_ray.diffusion.head import DenoisingHead
-from marval_ray.diffusion.samplers import Ancestral, OneStep
+from marval_ray.diffusion.samplers import DDIM, Ancestral, OneStep
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import Noising, context_loss
 from marval_ray.draws import Draws
@@ -186,7 +186,7 @@ def test_the_student_takes_one_step_from_timestep_400():
     torch.testing.assert_close(alpha * x_0 + sigma * eps, noise)
 
 
-@pytest.mark.parametrize("sampler", [OneStep(400), Ancestral(steps=4)])
+@pytest.mark.parametrize("sampler", [OneStep(400), Ancestral(steps=4), DDIM(steps=4)])
 def test_loops_look_tables_up_and_build_none(sampler):
     """On a GPU each table that a loop builds and copies would stop the loop."""
     head, rows = DenoisingHead(channels=1, condition_width=1, width=8, depth=1), torch.zeros(2, 1)

@@ -102,3 +102,11 @@ class DenoisingHead(nn.Module):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Return (eps, v) as `denoise` does, from the raw condition z; M is 1 or N."""
         return self.denoise(x_t, t, self.condition(z_NZ))
+
+
+class DiffusionLoss(nn.Module):
+    """Holds the head under the name that the published checkpoints give it, `diffloss.net`."""
+
+    def __init__(self, net: DenoisingHead):
+        super().__init__()
+        self.net = net

@@ -62,12 +62,19 @@ def reverse_moments(
 
     coefficients: rows of `Diffusion.reverse`, one for all tokens (M = 1) or one a token (M = N).
     """
-    by_x_t, by_eps, of_x_0, of_x_t, low, high = coefficients.split(1, dim=-1)
-    x_0 = by_x_t * x_t - by_eps * eps
-    if clip_x0 is not None:
-        x_0 = x_0.clamp(-clip_x0, clip_x0)
+    _, _, of_x_0, of_x_t, low, high = coefficients.split(1, dim=-1)
+    x_0 = predicted_x_0(x_t, eps, coefficients, clip_x0)
     fraction = (v + 1) / 2
     return of_x_0 * x_0 + of_x_t * x_t, fraction * high + (1 - fraction) * low
+
+
+def predicted_x_0(
+    x_t: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], coefficients: Float32[Tensor, "M 6"], clip_x0: float | None = None
+) -> Float[Tensor, "N D"]:
+    """Return (x_t - sigma_t eps) / alpha_t, within +-clip_x0; coefficients as of `reverse_moments`."""
+    by_x_t, by_eps = coefficients[:, :2].split(1, dim=-1)
+    x_0 = by_x_t * x_t - by_eps * eps
+    return x_0 if clip_x0 is None else x_0.clamp(-clip_x0, clip_x0)
 
 
 def variational_bits(

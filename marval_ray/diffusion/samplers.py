@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray.diffusion.head import DenoisingHead
-from marval_ray.diffusion.loss import reverse_moments
+from marval_ray.diffusion.loss import predicted_x_0, reverse_moments
 from marval_ray.diffusion.schedule import Diffusion, cosine_diffusion
 
 Schedule = Literal["linear", "constant"]
@@ -40,8 +40,8 @@ class TokenSampler(Protocol):
         """Return x_0 of N tokens; M = 2 N when guided, else N. `revealed` is the share of tokens known after this loop."""
 
 
-def guided(conditional: Float[Tensor, "N D"], unconditional: Float[Tensor, "N D"], w: float) -> Float[Tensor, "N D"]:
-    """Return eps_u + w (eps_c - eps_u): classifier-free guidance (Ho and Salimans, arXiv 2207.12598); w = 1 is none."""
+def guided(conditional: Float[Tensor, "..."], unconditional: Float[Tensor, "..."], w: float) -> Float[Tensor, "..."]:
+    """Return u + w (c - u), of eps or of logits: classifier-free guidance (Ho and Salimans, arXiv 2207.12598); w = 1 is none."""
     return unconditional + w * (conditional - unconditional)
 
 
@@ -115,30 +115,46 @@ class Exploring:
 
 
 @dataclass(frozen=True)
-class Ancestral:
-    """The teacher: `steps` respaced reverse steps with classifier-free guidance and learned variance.
+class Chain:
+    """What chains of `steps` respaced reverse steps with classifier-free guidance have in common.
 
     cfg_schedule "linear" (MAR) raises the scale from 1 to nearly `cfg` as tokens are revealed.
-    temperature scales the noise of each reverse step, not the initial noise.
     clip_x0 bounds predicted x_0; MAR does not clip, small teachers need it.
     """
 
     steps: int = 100
     cfg: float = 1.0
     cfg_schedule: Schedule = "linear"
-    temperature: float = 1.0
     clip_x0: float | None = None
 
     @property
     def guided(self) -> bool:
         return self.cfg != 1.0
 
+    def scale(self, revealed: float) -> float:
+        return guidance_scale(self.cfg, self.cfg_schedule, revealed)
+
+    def guided_noise(
+        self, head: DenoisingHead, x: Float[Tensor, "N D"], t: Int64[Tensor, "1"], condition: Float[Tensor, "M W"], revealed: float
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Return (guided eps, v): both halves are of the same x; v is the conditional one."""
+        if not self.guided:
+            eps, v = head.denoise(x.to(condition.dtype), t, condition)
+            return eps.float(), v.float()
+        eps, v = head.denoise(torch.cat([x, x]).to(condition.dtype), t, condition)
+        conditional, unconditional = eps.float().chunk(2)
+        return guided(conditional, unconditional, self.scale(revealed)), v.float().chunk(2)[0]
+
+
+@dataclass(frozen=True)
+class Ancestral(Chain):
+    """The teacher: a chain with learned variance. temperature scales the noise of each reverse step, not the initial noise."""
+
+    temperature: float = 1.0
+
     @property
     def noise_steps(self) -> int:
         return self.steps
-
-    def scale(self, revealed: float) -> float:
-        return guidance_scale(self.cfg, self.cfg_schedule, revealed)
 
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
@@ -152,17 +168,6 @@ class Ancestral:
             x = self.reverse_step(x, eps, v, noise, index, diffusion)
         return x
 
-    def guided_noise(
-        self, head: DenoisingHead, x: Float[Tensor, "N D"], t: Int64[Tensor, "1"], condition: Float[Tensor, "M W"], revealed: float
-    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """Return (guided eps, v): both halves are of the same x; v is the conditional one."""
-        if not self.guided:
-            eps, v = head.denoise(x.to(condition.dtype), t, condition)
-            return eps.float(), v.float()
-        eps, v = head.denoise(torch.cat([x, x]).to(condition.dtype), t, condition)
-        conditional, unconditional = eps.float().chunk(2)
-        return guided(conditional, unconditional, self.scale(revealed)), v.float().chunk(2)[0]
-
     def reverse_step(
         self, x: Float[Tensor, "N D"], eps: Float[Tensor, "N D"], v: Float[Tensor, "N D"], noise: Float[Tensor, "N D"], index: int,
         diffusion: Diffusion,
@@ -172,3 +177,28 @@ class Ancestral:
         if index == 0:
             return mean
         return mean + self.temperature * (0.5 * log_variance).exp() * noise
+
+
+@dataclass(frozen=True)
+class DDIM(Chain):
+    """A chain without noise (arXiv 2010.02502, equation 12 with sigma = 0): x_s = alpha_s x_0 + sigma_s eps, the eps of the bounded x_0."""
+
+    @property
+    def noise_steps(self) -> int:
+        return 0
+
+    def __call__(
+        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
+        revealed: float,
+    ) -> Float[Tensor, "N D"]:  # fmt: skip
+        diffusion = cosine_diffusion(self.steps, z.device)
+        condition = head.condition(z)
+        x = x_0 = initial
+        for index in reversed(range(self.steps)):
+            eps, _ = self.guided_noise(head, x, diffusion.timesteps[index : index + 1], condition, revealed)
+            coefficients = diffusion.reverse[index : index + 1]
+            x_0 = predicted_x_0(x, eps, coefficients, self.clip_x0)
+            eps = (coefficients[:, :1] * x - x_0) / coefficients[:, 1:2]
+            alpha, sigma = diffusion.forward[index - 1]  # of the next step; after the last one nobody looks at x
+            x = alpha * x_0 + sigma * eps
+        return x_0

@@ -1,8 +1,10 @@
-"""Checksums of a folder's files, so that a damaged checkpoint is told from a whole one before anything is loaded."""
+"""Checksums of a folder's files, so that a damaged checkpoint is told from a whole one before anything is loaded; names of tensors."""
 
 import hashlib
 import json
 from pathlib import Path
+
+from marval_ray.files.tensors import StateDict
 
 PREFIX = "checksums-"
 
@@ -36,3 +38,12 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(state: StateDict) -> str:
+    """Name tensors by 16 hex digits, the same for the same names, shapes and float32 values, and for no others."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

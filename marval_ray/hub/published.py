@@ -14,12 +14,12 @@ MB, GB = 10**6, 10**9
 class File:
     """One file.
 
-    source: an address, or hub:OWNER/NAME/FILE. size: bytes, about. sha256, git_blob: of its content, where somebody states it.
+    source: an address, or hub:OWNER/NAME/FILE. size: bytes, about. sha256, git_blob: of its content. All three where somebody states it.
     """
 
     name: str
     source: str
-    size: int
+    size: int | None
     sha256: str | None = None
     git_blob: str | None = None
 
@@ -47,8 +47,9 @@ class Published:
     note: str = ""
 
     @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
+    def size(self) -> int | None:
+        """Bytes in all, None where nobody states them."""
+        return None if any(file.size is None for file in self.files) else sum(file.size or 0 for file in self.files)
 
 
 def _one(name: str, source: str, size: float, licence: str, purpose: str, note: str = "", **sums: str) -> Published:
@@ -66,6 +67,11 @@ def _mirror(size: str, file: str, gigabytes: float) -> Published:
 
 def _detok(file: str, gigabytes: float, purpose: str) -> Published:
     return _one(file, f"hub:jjiaweiyang/l-DeTok/{file}", gigabytes * GB, "MIT", purpose)
+
+
+def _dcar(repository: str, names: tuple[str, ...], purpose: str) -> Published:
+    files = tuple(File(name, f"hub:mit-han-lab/{repository}/{name}", None) for name in names)
+    return Published(files, "NVIDIA, non-commercial", purpose, "for research or evaluation, what is made of it too; no job can use it yet")
 
 
 PUBLISHED: dict[str, Published] = {
@@ -93,6 +99,15 @@ PUBLISHED: dict[str, Published] = {
             File("stats.pkl", "hub:jjiaweiyang/l-DeTok/stats.pkl", 10_000),
         ),
         "MIT", "tokenizer of the detok presets: jobs/detok_codec.py makes their --vae of it",
+    ),
+    "dc-ar-512": _dcar("dc-ar-512", ("pytorch_model.bin",), "DC-AR, a model of texts"),
+    "dc-ht": _dcar("dc-ht", ("config.json", "model.safetensors"), "tokenizer of dc-ar-512"),
+    "t5-base": Published(
+        tuple(
+            File(name, f"hub:google-t5/t5-base/{name}", size)
+            for name, size in (("config.json", 1_210), ("model.safetensors", 892 * MB), ("tokenizer.json", 1_390_000))
+        ),
+        "Apache-2.0", "text encoder of dc-ar-512", "no job can use it yet; sizes are those of a copy",
     ),
     "pickscore": Published(
         (

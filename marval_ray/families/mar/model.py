@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.head import DenoisingHead, DiffusionLoss
 from marval_ray.families.base import Backbone
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.context import MARContext
@@ -82,14 +82,6 @@ class Block(nn.Module):
         """Return the tokens that `seen_BT` marks, row after row, after this block."""
         x_MC = x_MC + self.attn.packed(self.norm1(x_MC), seen_BT, places_M)
         return x_MC + self.mlp(self.norm2(x_MC))
-
-
-class DiffusionLoss(nn.Module):
-    """Holds the head under the name that the published checkpoints give it, `diffloss.net`."""
-
-    def __init__(self, net: DenoisingHead):
-        super().__init__()
-        self.net = net
 
 
 class MAR(Backbone):

@@ -4,7 +4,6 @@ Latents leave `encode` with about zero mean and unit variance per channel: the s
 were x_t at t*, which holds only for normalised latents.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from marval_ray.files.checksums import fingerprint
 
 WEIGHTS = "diffusion_pytorch_model"
 """How diffusers names the files of weights in a folder."""
@@ -76,16 +77,11 @@ ENCODING = ("shift", "scale", "autoencoder.encoder.", "autoencoder.quant_conv.")
 
 
 def codec_id(vae: VAE) -> str:
-    """Name the encoder and the normalisation by 16 hex digits, the same for the same tensors and for no others.
+    """Name the encoder and the normalisation by their `fingerprint`.
 
     The decoder does not count: one fine-tuned on the same latents (`jobs/embedded/train_vae.py --decoder-of`) reads them as well.
     """
-    digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        if name.startswith(ENCODING):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint({name: value for name, value in vae.state_dict().items() if name.startswith(ENCODING)})
 
 
 def weights_of(folder: Path) -> tuple[Path, str | None]:

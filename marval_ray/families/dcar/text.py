@@ -1,0 +1,76 @@
+"""DC-AR's text encoder: the encoder of T5 (arXiv 1910.10683), frozen, read from files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+
+from marval_ray.families.dcar.config import DCARConfig
+from marval_ray.families.dcar.context import TextStates
+from marval_ray.files.fit import check_fit
+from marval_ray.files.tensors import read_state
+from marval_ray.files.text import read_json
+from marval_ray.types import Prompts
+
+PAD = 0
+"""T5's code of padding."""
+
+
+class TextEncoder(nn.Module):
+    """A conditioner: prompts as they are, each padded or cut to `length` tokens, to the states of T5's last layer.
+
+    T5 is not told which tokens are padding: DC-AR was trained so, and its states change with the number of them.
+    """
+
+    def __init__(self, model: T5EncoderModel, tokenizer: PreTrainedTokenizerBase, length: int):
+        super().__init__()
+        self.model, self.tokenizer, self.length = model.eval().requires_grad_(False), tokenizer, length
+
+    @classmethod
+    def load(cls, folder: Path, config: DCARConfig) -> "TextEncoder":
+        """Read a folder with T5's config.json, model.safetensors and tokenizer.json, whole or its encoder alone.
+
+        Raises ValueError when a file is missing or does not fit the others or `config`.
+        """
+        absent = [name for name in ("config.json", "model.safetensors", "tokenizer.json") if not (folder / name).is_file()]
+        if absent:
+            raise ValueError(f"{folder / absent[0]} is missing: `python jobs/fetch.py t5-base` has what a text encoder needs")
+        kind, width = (read_json(folder / "config.json").get(name) for name in ("model_type", "d_model"))
+        if (kind, width) != ("t5", config.text_width):
+            raise ValueError(f"{folder} is a {kind} of width {width}, the model reads texts of a t5 of width {config.text_width}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer: {str(error).splitlines()[0]}") from error
+        model = _read_encoder(folder)
+        if tokenizer.pad_token_id != PAD or len(tokenizer) > model.config.vocab_size:
+            raise ValueError(f"{folder}: its tokenizer is not that of its model, which knows {model.config.vocab_size} tokens")
+        return cls(model, tokenizer, config.text_length)
+
+    def forward(self, prompts: Prompts) -> TextStates:
+        return self.encode(self.tokens(prompts.texts))
+
+    def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
+        """Return the codes of texts, with the end's after the last word and those of padding after it."""
+        padded = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        return padded.input_ids.to(self.model.device)
+
+    @torch.no_grad()
+    def encode(self, tokens: Int64[Tensor, "B T"]) -> TextStates:
+        return TextStates(self.model(input_ids=tokens).last_hidden_state, tokens != PAD)
+
+
+def _read_encoder(folder: Path) -> T5EncoderModel:
+    """Read the encoder, on whose names a file of the whole T5 agrees. Raises ValueError as `check_fit` does."""
+    path = folder / "model.safetensors"
+    state = {name: value.float() for name, value in read_state(path).items() if name.startswith(("shared.", "encoder."))}
+    with torch.device("meta"):
+        model = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
+    if "shared.weight" in state:
+        state["encoder.embed_tokens.weight"] = state["shared.weight"]  # one tensor under two names
+    check_fit(model.state_dict(), state, path)
+    model.load_state_dict(state, assign=True)
+    return model
