@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_refused_before_ray_starts(place, tmp_path):
 
 def test_rewards_that_cannot_score_are_refused_before_ray_starts(place, tmp_path):
     run = [FID, *options(place), "--labels", "0-9", "--out", tmp_path / "run"]
-    assert "reward clip: there is nothing at models/no/where" in refuse(*run, "--rewards", "clip:models/no/where")
+    assert "`python jobs/fetch.py clip` gives clip:models/clip" in refuse(*run, "--rewards", "clip:openai/clip")
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(*run, "--rewards", "aesthetic:models/x")
     assert "are of one kind: their figures would have one name" in refuse(*run, *REWARDS, REWARDS[1])
     (tmp_path / "two.txt").write_text("a bag\na coat\n", encoding="utf-8")
