@@ -23,9 +23,9 @@ end_them_at_exit()
 before_ray()
 before_serve()
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from actors import local_ray
 from actors.resources import check_resources, node_resources
@@ -112,17 +112,25 @@ def watch(config: Config, stop: threading.Event) -> None:
 def move_on(run: Path) -> bool:
     """Let every replica look at the newest student of `run`; what it cannot serve it refuses. False when they could not be asked."""
     try:
-        # Not another serve.run: that would replace all replicas.
-        handle = serve.get_deployment_handle("Sampler", "marval")
-        refusals = set(handle.broadcast("reconfigure", {"checkpoint": str(run)}).results(timeout_s=600))
-    except (RayError, RayServeException, TimeoutError) as error:
+        said = ray.get(reconfigured.remote({"checkpoint": str(run)}))
+    except RayError as error:
         print(f"the replicas do not answer, and are asked again: {type(error).__name__}", file=sys.stderr, flush=True)
         return False
-    for reason in refusals - {None}:
+    for reason in set(said) - {None}:
         print(f"stays with the student that it has, as in {run}: {reason}", file=sys.stderr, flush=True)
-    if None in refusals:
+    if None in said:
         print(f"serving the newest student of {run}", flush=True)
     return True
+
+
+@ray.remote(num_cpus=0)
+def reconfigured(changes: dict[str, str]) -> list[str | None]:
+    """Return what each replica says of the changes: None, or why it refuses them.
+
+    Not another serve.run, which would replace all replicas. In a process of its own: a handle polls Serve in a thread for ever, and
+    one that does so while this process ends would connect to Ray again.
+    """
+    return serve.get_deployment_handle("Sampler", "marval").broadcast("reconfigure", changes).results(timeout_s=600)
 
 
 def finish(deadline: float) -> None:

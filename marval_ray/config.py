@@ -134,7 +134,7 @@ class RoleConfig:
 class ObjectiveConfig:
     """What RL pays for, and how its gradient is found (MARVAL, supplement, Table 2)."""
 
-    rewards: tuple[str, ...] = ("pickscore:yuvalkirstain/PickScore_v1",)
+    rewards: tuple[str, ...] = ("pickscore:models/pickscore",)
     """Weighted sum of [WEIGHT*]KIND:PLACE; kinds: pickscore, clip, hpsv2, image_reward, plugin."""
     held_out_rewards: tuple[str, ...] = ()
     """Rewards of the same form that nothing learns from, measured before and after: a reward that is trained on rises anyway."""

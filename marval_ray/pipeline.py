@@ -4,6 +4,7 @@
     pipeline(class_labels=[3, "ankle boot"], num_loops=8, generator=torch.Generator().manual_seed(0)).images[0].save("one.png")
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from marval_ray.config import check_seed
 from marval_ray.diffusion.samplers import Tempered
@@ -21,7 +23,7 @@ from marval_ray.files.images import to_pixels
 from marval_ray.hub.exported import Index
 from marval_ray.hub.layout import codec_beside, load_model
 from marval_ray.runs.students import student_of
-from marval_ray.types import Prompts
+from marval_ray.types import Prompts, Tokens
 
 OutputType = Literal["pil", "np", "pt"]
 OnLoop = Callable[["MarvalPipeline", int, Tensor], None]
@@ -39,6 +41,7 @@ class MarvalPipeline:
 
     def __init__(self, generation: Generation, index: Index):
         self.generation, self.index = generation, index
+        self._bar: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype = torch.float32) -> "MarvalPipeline":
@@ -58,11 +61,24 @@ class MarvalPipeline:
     def device(self) -> torch.device:
         return self.generation.model.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model; the codec's is float32."""
+        return self.generation.model.dtype
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MarvalPipeline":
         """Move the model, and cast it; the codec stays in float32. Returns the pipeline."""
         model, codec = self.generation.model.to(device, dtype), self.generation.codec.to(device)
         self.generation = replace(self.generation, model=model, codec=codec)
         return self
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Set options of the bar that counts loops, which are tqdm's; `disable=True` shows none."""
+        self._bar = options
+
+    def enable_vae_slicing(self) -> None:
+        """Decode the images of a batch one by one: the codec's memory is that of one image, whatever the batch."""
+        self.generation = replace(self.generation, decoded=1)
 
     def __call__(
         self,
@@ -87,12 +103,21 @@ class MarvalPipeline:
         tokens, loops = self.generation.model.config.num_tokens, num_loops or self.index.loops
         if not 1 <= loops <= tokens:
             raise ValueError(f"num_loops must be in 1..{tokens}, the tokens of an image, got {loops}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= temperature <= 2:
             raise ValueError(f"temperature must be in 0..2, got {temperature}")
         sampler = Tempered(self.generation.model.one_step, temperature)
         generation = replace(self.generation, sampler=sampler, loops=loops, batch=batch_size)
-        on_loop = None if callback_on_loop_end is None else lambda loop, tokens: callback_on_loop_end(self, loop, tokens.values)
-        return PipelineOutput(shown(generation.images(prompts, seed, on_loop=on_loop), output_type))
+        batches = math.ceil(len(prompts) / batch_size)
+        with tqdm(**{"total": batches * loops, "unit": "loop"} | self._bar) as bar:
+
+            def on_loop(loop: int, tokens: Tokens) -> None:
+                bar.update()
+                if callback_on_loop_end is not None:
+                    callback_on_loop_end(self, loop, tokens.values)
+
+            return PipelineOutput(shown(generation.images(prompts, seed, on_loop=on_loop), output_type))
 
     def _label(self, wanted: int | str) -> int:
         if isinstance(wanted, str):

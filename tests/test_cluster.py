@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import ROOT
+from commands import ROOT, succeed
 from hosts import MISSING, NETWORK, TOKEN, Host, hosts, possible
 from servers import free_port, wait_until
+from small import write_inception
 
+from marval_ray.embedded import assets_index
 from marval_ray.files.tensors import read_state
 
 pytestmark = [
@@ -23,7 +26,7 @@ pytestmark = [
 ]
 RAY = Path(sys.executable).with_name("ray")
 JOB = (
-    "python", "jobs/distill.py", "--learner.steps", "2", "--learner.batch", "8", "--learner.cpus-per-worker", "1",
+    "jobs/distill.py", "--learner.steps", "2", "--learner.batch", "8", "--learner.cpus-per-worker", "1",
     "--figures.teacher", "None", "--figures.samples", "20", "--figures.loops", "2", "--figures.per-class", "1",
     "--figures.sampler.steps", "2",
     "--rl-learner.steps", "24", "--rl-learner.batch", "8", "--rl.chunk", "4", "--rl.loops", "4", "--rl-learner.checkpoint-every", "4",
@@ -58,11 +61,11 @@ class Cluster:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    def submit(self, name: str, *options: object) -> None:
-        """Start the job, which writes into a folder of that name."""
+    def submit(self, name: str, *job: object) -> None:
+        """Start a job, which writes into a file or folder of that name."""
         self.ray(
             "job", "submit", "--address", f"http://127.0.0.1:{self.port}", "--submission-id", name, "--no-wait", "--working-dir", ".",
-            "--", *JOB, *options, "--out", self.folder / name,
+            "--", "python", *job, "--out", self.folder / name,
         )  # fmt: skip
 
     def wait_for(self, name: str, updates: int) -> None:
@@ -70,14 +73,22 @@ class Cluster:
         metrics = self.folder / name / "metrics-rl.jsonl"
         wait_until(lambda: metrics.exists() and len(metrics.read_text(encoding="utf-8").splitlines()) >= updates, 600)
 
-    def result(self, name: str) -> dict[str, np.ndarray]:
-        """The student, when the job has ended well."""
+    def written(self, name: str) -> Path:
+        """What the job wrote, when it has ended well."""
         address = ("--address", f"http://127.0.0.1:{self.port}")
         end = time.monotonic() + 900
         while (status := self.ray("job", "status", *address, name)) and f"'{name}' succeeded" not in status:
             assert f"'{name}' failed" not in status and time.monotonic() < end, self.ray("job", "logs", *address, name)[-5000:]
             time.sleep(3)
-        return {key: value.numpy() for key, value in read_state(self.folder / name / "student.safetensors").items()}
+        return self.folder / name
+
+    def result(self, name: str) -> dict[str, np.ndarray]:
+        """The student, when the job has ended well."""
+        return {key: value.numpy() for key, value in read_state(self.written(name) / "student.safetensors").items()}
+
+    def at_work(self, title: str) -> int:
+        """How many machines have a process with that in its title."""
+        return sum(bool(machine.processes(title)) for machine in self.machines)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +112,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster):
-    cluster.submit("undisturbed")
+    cluster.submit("undisturbed", *JOB)
     cluster.wait_for("undisturbed", 2)
     assert cluster.machines[0].processes("TrainWorker") and not cluster.machines[1].processes("TrainWorker")
     assert len(cluster.machines[1].processes("ray::RolloutWorker")) == 2
@@ -120,7 +131,7 @@ def again(cluster: Cluster) -> tuple[object, ...]:
 
 def test_a_host_that_was_cut_off_for_a_while(cluster, undisturbed):
     """For so short a time that Ray waits for it, and so long that Ray gives it up and starts it again."""
-    cluster.submit("cut", *again(cluster))
+    cluster.submit("cut", *JOB, *again(cluster))
     for updates, seconds in ((3, 8), (12, 60)):
         cluster.wait_for("cut", updates)
         with cluster.machines[1].unplugged():
@@ -129,9 +140,30 @@ def test_a_host_that_was_cut_off_for_a_while(cluster, undisturbed):
 
 
 def test_killed_learners_and_workers(cluster, undisturbed):
-    cluster.submit("killed", *again(cluster))
+    cluster.submit("killed", *JOB, *again(cluster))
     for updates, machine, title in ((3, 0, "TrainWorker"), (9, 1, "ray::RolloutWorker"), (15, 2, "ray::RewardWorker")):
         cluster.wait_for("killed", updates)
         for process in cluster.machines[machine].processes(title):
             process.kill()
     assert equal(cluster.result("killed"), undisturbed)
+
+
+def test_latents_of_several_hosts_are_those_of_one(cluster, tmp_path):
+    pq.write_table(pq.read_table(assets_index.IMAGES).slice(0, 60), tmp_path / "images.parquet")
+    encode = ("jobs/encode.py", "--images", tmp_path / "images.parquet", "--batch", 4)
+    cluster.submit("latents.parquet", *encode, "--workers", 3)
+    wait_until(lambda: cluster.at_work("MapBatches(Encoder)") > 1, 120)
+    succeed(*encode, "--out", tmp_path / "one.parquet")
+    assert pq.read_table(cluster.written("latents.parquet")).equals(pq.read_table(tmp_path / "one.parquet"), check_metadata=True)
+
+
+def test_figures_of_images_that_several_hosts_draw_are_those_of_one(cluster, tmp_path):
+    np.savez(tmp_path / "moments.npz", mu=np.zeros(2048), sigma=np.eye(2048), mu_s=np.zeros(2023), sigma_s=np.eye(2023))
+    fid = (
+        "jobs/fid.py", "--inception", write_inception(tmp_path / "inception.pth"), "--reference", tmp_path / "moments.npz",
+        "--labels", "0-9", "--per-label", 3, "--n-ar", 2, "--chunk", 5, "--rewards", "pickscore:embedded/reward",
+    )  # fmt: skip
+    cluster.submit("fid", *fid, "--workers.count", 3, "--workers.cpus", os.cpu_count())  # one on each host
+    wait_until(lambda: cluster.at_work("ray::FeatureWorker") == 3, 120)
+    succeed(*fid, "--out", tmp_path / "one")
+    assert (cluster.written("fid") / "figures.json").read_bytes() == (tmp_path / "one" / "figures.json").read_bytes()

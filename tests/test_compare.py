@@ -60,7 +60,7 @@ def test_the_teacher_draws_with_its_chain():
         (["teacher", "nowhere.safetensors"], "nowhere.safetensors"),
         (["teacher", STUDENT, "--n-ar", 65], "--n-ar 65 is more than the 64 tokens of an image"),
         (["teacher", STUDENT, "--n-ar", 0], "--n-ar must be one number or several, at least 1, got 0"),
-        (["teacher", STUDENT, "--rewards", "pickscore:nowhere/at/all"], "reward pickscore: there is nothing at nowhere/at/all"),
+        (["teacher", STUDENT, "--rewards", "pickscore:some/body"], "`python jobs/fetch.py pickscore` gives pickscore:models/pickscore"),
         (["teacher", STUDENT, "--rewards", *["pickscore:embedded/reward"] * 2], "are of one kind: their figures would have one name"),
         (["teacher", STUDENT, "--labels", "11"], "the model's classes are 0-9"),
     ],

@@ -94,8 +94,29 @@ def test_forms_loops_and_calls_on_the_way(pipeline):
     assert not np.allclose(pipeline(range(10), num_loops=8, output_type="np").images, array, atol=0.1)
     assert not np.allclose(pipeline(range(10), num_loops=4, temperature=0.5, output_type="np").images, array, atol=0.1)
     rounded = MarvalPipeline(pipeline.generation, pipeline.index).to("cpu", torch.bfloat16)
-    assert rounded.generation.model.dtype == torch.bfloat16
+    assert rounded.dtype == torch.bfloat16 and rounded.device == torch.device("cpu")
     pipeline.to("cpu", torch.float32)
+
+
+def test_a_bar_counts_loops_unless_nobody_wants_it(exported, capsys):
+    pipeline = MarvalPipeline.from_pretrained(exported)
+    pipeline(range(5), num_loops=4, batch_size=2)
+    assert "12/12" in capsys.readouterr().err  # of three batches
+    pipeline.set_progress_bar_config(desc="drawn", ncols=60)
+    pipeline(range(5), num_loops=4)
+    assert "drawn: 100%" in capsys.readouterr().err
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(range(5), num_loops=4)
+    assert capsys.readouterr().err == ""
+
+
+def test_slices_are_decoded_one_by_one_to_the_same_images(exported):
+    pipeline, sizes = MarvalPipeline.from_pretrained(exported), []
+    pipeline.generation.codec.vae.autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    together = pipeline(range(5), num_loops=4, output_type="pt", batch_size=3).images
+    pipeline.enable_vae_slicing()
+    alone = pipeline.to("cpu")(range(5), num_loops=4, output_type="pt", batch_size=3).images
+    assert sizes == [3, 2, 1, 1, 1, 1, 1] and torch.allclose(alone, together, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +126,7 @@ def test_forms_loops_and_calls_on_the_way(pipeline):
         ({"class_labels": "dog"}, "'dog' is the name of no class; known are t-shirt, "),
         ({"class_labels": []}, "class_labels is empty"),
         ({"class_labels": 1, "num_loops": 65}, r"num_loops must be in 1..64, the tokens of an image, got 65"),
+        ({"class_labels": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"class_labels": 1, "temperature": 3}, r"temperature must be in 0..2, got 3"),
         ({"class_labels": 1, "generator": -1}, "the seed must be in"),
     ],

@@ -1,12 +1,14 @@
 """The FID job by the real command: against torch-fidelity on the images that it wrote down, resumed, and with wrong files."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import refuse, succeed
+from disks import MOUNTS, mounted
 from small import write_inception
 from torch_fidelity import calculate_metrics
 
@@ -107,6 +109,29 @@ def test_images_in_an_npz_are_measured_too(place, tmp_path):
     assert figures["reward/pickscore"] > scored(images, (labels + 1) % 10)["reward/pickscore"] + 1
 
 
+@pytest.mark.slow
+@MOUNTS
+def test_a_full_disk_ends_it_in_one_line_and_it_goes_on_when_there_is_room(place, tmp_path):
+    disk = tmp_path / "disk"
+    with np.load(place / "reference.npz", allow_pickle=False) as content:
+        np.savez(tmp_path / "moments.npz", **{name: content[name] for name in ("mu", "sigma", "mu_s", "sigma_s")})
+    run = [FID, *options(place), "--reference", tmp_path / "moments.npz", "--out", disk / "run", "--keep", disk / "samples.npz", *REWARDS]
+    run += ["--labels", "0-9", "--per-label", 2, "--n-ar", 2, "--chunk", 10]
+    with mounted("-t", "tmpfs", "-o", "size=380k", "tmpfs", disk):  # features of one piece have room, 204 KB, those of two have none
+        message = refuse(*run)
+        assert f"{disk}/run/samples/000001.safetensors cannot be written: " in message and "No space left on device" in message
+        (first,) = (disk / "run" / "samples").iterdir()
+        written = first.stat().st_mtime_ns
+        assert not list((disk / "run").rglob("*.tmp")) and not (disk / "run" / "figures.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        succeed(*run, "--resume")
+        assert first.stat().st_mtime_ns == written
+        figures = json.loads((disk / "run" / "figures.json").read_text(encoding="utf-8"))
+        images, labels = FolderImages(disk / "run" / "images"), torch.arange(10).repeat_interleave(2)
+        assert figures["reward/pickscore"] == pytest.approx(scored(to_tensor(images.pixels(0, 20)), labels)["reward/pickscore"], rel=1e-4)
+        assert len(open_images(disk / "samples.npz")) == 20
+
+
 def test_images_in_the_form_of_adm_come_back_in_a_random_order(place, tmp_path):
     images, labels = open_images(place / "real"), np.arange(REAL)
     write_shuffled_npz(tmp_path / "images.npz", images, labels)
@@ -137,7 +162,7 @@ def test_what_cannot_be_compared_is_refused_before_ray_starts(place, tmp_path):
 
 def test_rewards_that_cannot_score_are_refused_before_ray_starts(place, tmp_path):
     run = [FID, *options(place), "--labels", "0-9", "--out", tmp_path / "run"]
-    assert "reward clip: there is nothing at models/no/where" in refuse(*run, "--rewards", "clip:models/no/where")
+    assert "`python jobs/fetch.py clip` gives clip:models/clip" in refuse(*run, "--rewards", "clip:openai/clip")
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(*run, "--rewards", "aesthetic:models/x")
     assert "are of one kind: their figures would have one name" in refuse(*run, *REWARDS, REWARDS[1])
     (tmp_path / "two.txt").write_text("a bag\na coat\n", encoding="utf-8")

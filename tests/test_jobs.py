@@ -168,7 +168,7 @@ def test_images_of_a_file_are_scored_by_rewards_with_prompts_of_a_file(tmp_path)
     assert row["prompts"] == 10 and row["reward/pickscore"] > 2 * row["reward/pickscore_se"] > 0
     assert "--rewards need to know what --npz shows: give --prompts" in refuse(*run)
     assert "three.txt has 3 prompts, the model has 10 classes" in refuse(*run, "--prompts", tmp_path / "three.txt")
-    assert "reward clip: there is nothing at none" in refuse("jobs/evaluate.py", "--rewards", "clip:none")
+    assert "`python jobs/fetch.py clip` gives clip:models/clip" in refuse("jobs/evaluate.py", "--rewards", "clip:openai/clip")
     assert "name a file that ends in .json" in refuse("jobs/evaluate.py", "--out", tmp_path / "row.md")
 
 
@@ -201,9 +201,10 @@ def test_distillation_refuses_bad_options(tmp_path):
     assert "64 learner of {'CPU': 2.0} do not fit" in message and "lower their number" in message
     assert "--student goes with --stages rl" in refuse(DISTILL, "--stages", "rl", *out)
     assert "is not [WEIGHT*]KIND:PLACE" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "beauty", *out)
-    assert "there is nothing at no/such/reward" in refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:no/such/reward", *out)
+    hub = refuse(DISTILL, "--stages", "gsim,rl", "--rl.rewards", "pickscore:yuvalkirstain/PickScore_v1", *out)
+    assert "`python jobs/fetch.py pickscore` gives pickscore:models/pickscore" in hub
     held_out = ("--stages", "gsim,rl", *out, "--rl.held-out-rewards")
-    assert "there is nothing at no/such/reward" in refuse(DISTILL, *held_out, "clip:no/such/reward")
+    assert "there is nothing at openai/clip" in refuse(DISTILL, *held_out, "clip:openai/clip")
     assert "are of one kind: their figures would have one name" in refuse(DISTILL, *held_out, *["pickscore:embedded/reward"] * 2)
     (tmp_path / "prompts.txt").write_text("one\ntwo\n", encoding="utf-8")
     assert "has 2 prompts, the model has 10 classes" in refuse(DISTILL, "--stages", "gsim,rl", "--prompts", tmp_path / "prompts.txt", *out)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from test_rewards import TEXT, VISION, clip_folder, small_open_clip, to_publishe
 from transformers import CLIPModel
 
 from marval_ray.embedded import assets_index
+from marval_ray.hub.published import PUBLISHED
 from marval_ray.rewards import check_rewards, load_reward
 from marval_ray.rewards.hps import HPSReward
 from marval_ray.rewards.image_reward import ImageReward
+from marval_ray.rewards.spec import PUBLISHED_AT
 
 
 @pytest.fixture
@@ -31,6 +34,19 @@ def refused(folder, check=check_rewards) -> str:
 
 def change(file, **fields):
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+
+
+@pytest.mark.parametrize("check", [check_rewards, load_reward])
+@pytest.mark.parametrize(("kind", "place"), PUBLISHED_AT.items())
+def test_a_name_on_the_hub_is_not_fetched_and_the_command_that_does_is_told(kind, place, check):
+    with pytest.raises(ValueError) as caught:
+        check([f"{kind}:somebody/model"])
+    assert str(caught.value) == (
+        f"reward {kind}: there is nothing at somebody/model, and nothing is fetched here: "
+        f"`python jobs/fetch.py {place.parts[1]}` gives {kind}:{place}"
+    )
+    published = [Path("models") / place.parts[1] / file.name for file in PUBLISHED[place.parts[1]].files]
+    assert place in (*published, published[0].parent)
 
 
 def test_the_embedded_reward_passes(clip_folder):  # noqa: F811

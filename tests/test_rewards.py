@@ -210,12 +210,12 @@ def test_image_reward_has_the_published_size():
 
 
 def test_sums_and_plug_ins(clip_folder, monkeypatch, tmp_path):
-    (tmp_path / "my_rewards.py").write_text(
+    (tmp_path / "brightness_plugin.py").write_text(
         "class Brightness:\n    differentiable = False\n    def __call__(self, images, prompts):\n        return images.mean((1, 2, 3))\n",
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
-    both = load_reward([f"0.5*pickscore:{clip_folder}", "-2*plugin:my_rewards:Brightness"])
+    both = load_reward([f"0.5*pickscore:{clip_folder}", "-2*plugin:brightness_plugin:Brightness"])
     images = random_images()
     one = load_reward([f"pickscore:{clip_folder}"])
     assert one.differentiable and not both.differentiable
@@ -228,9 +228,8 @@ def test_sums_and_plug_ins(clip_folder, monkeypatch, tmp_path):
         ("pickscore", "KIND one of pickscore"),
         ("aesthetics:models/a", "KIND one of pickscore"),
         ("much*clip:models/a", "'much' is no number"),
-        ("clip:no/such/folder/anywhere", "no CLIP reward at no/such/folder/anywhere"),
-        ("hpsv2:missing.pt", "there is no checkpoint at missing.pt"),
-        ("image_reward:missing", "vocab.txt is missing"),
+        ("clip:no/such/folder/anywhere", "there is nothing at no/such/folder/anywhere"),
+        ("image_reward:embedded", "vocab.txt is missing"),
         ("plugin:no_such_module:f", "no_such_module"),
     ],
 )

@@ -24,6 +24,7 @@ from marval_ray.files.latent_files import write_latents
 from marval_ray.files.storage import Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.runs.folder import RECORDS
+from marval_ray.runs.lock import locked
 from marval_ray.runs.stage import read_metrics
 
 NAMES = ("metrics.jsonl", "tensorboard")
@@ -169,6 +170,11 @@ def test_files_for_which_there_is_no_room_are_named(tmp_path):
         with pytest.raises(OSError, match="disk/a.parquet cannot be written: .*No space left on device"):
             write_latents(disk / "a.parquet", np.random.rand(200, 4, 16, 16), np.ones((200, 4, 16, 16)), np.zeros(200, int))
         assert list(disk.iterdir()) == []
+        (disk / "filler").write_bytes(bytes(100 * 1024))
+        run = Storage.of(str(disk / "run"))
+        with pytest.raises(OSError, match="disk/run/.lock cannot be written: .*No space left on device"), locked(run):
+            pass
+        assert list(disk.iterdir()) == [disk / "filler"]
 
 
 @pytest.mark.slow

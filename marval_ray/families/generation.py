@@ -37,7 +37,8 @@ class Painter(Protocol):
 class Generation:
     """A model with all that it needs to draw images; both modules are on the same device.
 
-    loops: N_AR, the number of auto-regressive loops (1..number of tokens).
+    loops: N_AR, the number of auto-regressive loops (1..number of tokens). batch: images at once. decoded: of these, how many the
+    codec decodes at once; None: all.
     """
 
     model: Backbone
@@ -45,6 +46,7 @@ class Generation:
     sampler: TokenSampler
     loops: int = 64
     batch: int = 64
+    decoded: int | None = None
 
     def images(
         self, prompts: Prompts, seed: int, progress: str | None = None, first: int = 0, on_loop: OnLoop | None = None
@@ -77,7 +79,8 @@ class Generation:
             for loop, tokens in enumerate(c.family.reveal(self.model, self.sampler, conditioner(part), draws, self.loops)):
                 if on_loop is not None:
                     on_loop(loop, tokens)
-            yield self.codec.decode(tokens)
+            size = self.decoded or len(part)
+            yield torch.cat([self.codec.decode(tokens[at : at + size]) for at in range(0, len(part), size)])
 
 
 def student_generation(model: Backbone, codec: Codec, loops: int = 64, batch: int = 64) -> Generation:

@@ -39,23 +39,22 @@ class CLIPReward(nn.Module):
         self.texts: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, folder: str | Path, scale: float | None = None) -> "CLIPReward":
-        """Read a frozen reward from a local folder or a name on the Hugging Face hub; safetensors only.
+    def load(cls, folder: Path, scale: float | None = None) -> "CLIPReward":
+        """Read a frozen reward from a folder; safetensors only.
 
         Raises ValueError when it cannot be read or its weights do not fit. The folder holds the processor's files too;
         PickScore's authors take those of laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
         """
-        local = Path(folder).is_dir()
         try:
             loaded: Any = CLIPModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=local, ignore_mismatched_sizes=True, output_loading_info=True
+                folder, use_safetensors=True, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
             )
             model, report = loaded
-            processor = CLIPProcessor.from_pretrained(folder, local_files_only=local)
+            processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
             check_processor(processor, model)
         except _UNREADABLE as error:
             raise _no_reward(folder, error) from error
-        if model._hf_peft_config_loaded:  # transformers looks for adapters too, at a name on the hub unasked
+        if model._hf_peft_config_loaded:  # transformers adds what lies beside a model, unasked
             raise no_whole_model(folder)
         check_report(report, folder)
         check_finite(model.state_dict(), folder)
@@ -123,6 +122,6 @@ def check_processor(processor: CLIPProcessor, model: CLIPModel) -> None:
         raise ValueError(f"its tokenizer has {words} tokens, its model reads {known}: is tokenizer.json (or vocab.json) there?")
 
 
-def _no_reward(folder: str | Path, error: Exception) -> ValueError:
+def _no_reward(folder: Path, error: Exception) -> ValueError:
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return ValueError(f"no CLIP reward at {folder}: {reason[0]}")

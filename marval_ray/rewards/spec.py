@@ -1,9 +1,10 @@
-"""Rewards by name: `[WEIGHT*]KIND:PLACE`, such as `pickscore:models/PickScore_v1` or `0.5*clip:openai/clip-vit-large-patch14`."""
+"""Rewards by name: `[WEIGHT*]KIND:PLACE`, such as `pickscore:models/pickscore` or `0.5*clip:models/clip`."""
 
 import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,20 +56,15 @@ def held_out_names(texts: Sequence[str]) -> dict[str, str]:
 
 
 def check_rewards(texts: Sequence[str]) -> None:
-    """Raise ValueError when one of `texts` is malformed, or names local files or a plug-in that cannot be loaded.
+    """Raise ValueError when one of `texts` is malformed, or names files or a plug-in that cannot be loaded.
 
-    Files are looked through, but no memory is taken for their weights. A name on the Hugging Face hub is left alone.
+    Files are looked through, but no memory is taken for their weights.
     """
     for spec in map(Spec.parse, texts):
         if spec.kind == "plugin":
             find_plugin(spec.place)
-            continue
-        place = resolve(spec.place)
-        looks_local = spec.kind not in HUB or place.is_absolute() or spec.place.count("/") != 1
-        if looks_local and not place.exists():
-            raise ValueError(f"reward {spec.kind}: there is nothing at {spec.place}")
-        if place.exists():
-            reward_class(spec.kind).check(place)
+        else:
+            reward_class(spec.kind).check(files_of(spec))
 
 
 def load_reward(texts: Sequence[str], device: torch.device | str = "cpu") -> Reward:
@@ -86,7 +82,18 @@ def load_one(spec: Spec) -> Reward:
     if spec.kind == "plugin":
         return load_plugin(spec.place)
     options = {"scale": 100.0} if spec.kind == "clip" else {}
-    return reward_class(spec.kind).load(resolve(spec.place), **options)
+    return reward_class(spec.kind).load(files_of(spec), **options)
+
+
+def files_of(spec: Spec) -> Path:
+    """Return the file or folder of a reward. Raises ValueError when there is none: a name on the Hub is not fetched."""
+    place, published = resolve(spec.place), PUBLISHED_AT[spec.kind]
+    if not place.exists():
+        raise ValueError(
+            f"reward {spec.kind}: there is nothing at {spec.place}, and nothing is fetched here: "
+            f"`python jobs/fetch.py {published.parts[1]}` gives {spec.kind}:{published}"
+        )
+    return place
 
 
 def load_plugin(place: str) -> Reward:
@@ -126,6 +133,11 @@ CLASSES = {
     "image_reward": ("image_reward", "ImageReward"),
 }
 """Module and class of each kind that is read from files. Beside what a `Reward` has, the class has `load(place)` and `check(place)`."""
+PUBLISHED_AT = {
+    "pickscore": Path("models/pickscore"),
+    "clip": Path("models/clip"),
+    "hpsv2": Path("models/hpsv2/HPS_v2.1_compressed.pt"),
+    "image_reward": Path("models/image-reward"),
+}
+"""Where jobs/fetch.py puts the published reward of each kind: models/NAME."""
 KINDS = (*CLASSES, "plugin")
-HUB = ("pickscore", "clip")
-"""Kinds whose place may be a name on the Hugging Face hub."""

@@ -50,15 +50,18 @@ class Owner:
 
 @contextmanager
 def locked(storage: Storage) -> Iterator[None]:
-    """Hold the lock of the run in `storage`. Raises ValueError while another process that is alive holds it."""
+    """Hold the lock of the run in `storage`.
+
+    Raises ValueError while another process that is alive holds it, OSError when there is no room for it.
+    """
     system, root = storage.place()
     path, me = f"{root}/{LOCK}", Owner.myself()
     there = exists(system, root)
     system.create_dir(root, recursive=True)
-    take(system, path, me, str(storage))
     ended = threading.Event()
-    threading.Thread(target=keep, args=(system, path, me, ended), daemon=True).start()
     try:
+        take(system, path, me, storage)
+        threading.Thread(target=keep, args=(system, path, me, ended), daemon=True).start()
         yield
     finally:
         ended.set()
@@ -72,21 +75,25 @@ def exists(system: fs.FileSystem, path: str) -> bool:
     return system.get_file_info(path).type != fs.FileType.NotFound
 
 
-def take(system: fs.FileSystem, path: str, me: Owner, name: str) -> None:
+def take(system: fs.FileSystem, path: str, me: Owner, storage: Storage) -> None:
     """Write the lock, unless somebody holds it. Of two that write at the same time the later one has it."""
     owner, silent = holder(system, path)
     if owner is not None and owner.lives(silent):
         raise ValueError(
-            f"{name} belongs to {owner}, which is at work in it (sign of life {silent:.0f} s ago): wait for its end, stop it, or "
+            f"{storage} belongs to {owner}, which is at work in it (sign of life {silent:.0f} s ago): wait for its end, stop it, or "
             f"choose another --out; the lock of one that died without a trace on another machine ends after {SILENCE:.0f} s"
         )
     if owner is not None:
-        print(f"{name}: taking over from {owner}, which is no more", flush=True)
-    write(system, path, me)
+        print(f"{storage}: taking over from {owner}, which is no more", flush=True)
+    try:
+        write(system, path, me)
+    except OSError as error:  # pyarrow names no file, and leaves an empty one
+        storage.remove([LOCK])
+        raise OSError(f"{storage}/{LOCK} cannot be written: {error}") from error
     time.sleep(0.2)
     now, _ = holder(system, path)
     if now != me:
-        raise ValueError(f"{name} belongs to {now}, which began at the same moment: wait for its end, or choose another --out")
+        raise ValueError(f"{storage} belongs to {now}, which began at the same moment: wait for its end, or choose another --out")
 
 
 def holder(system: fs.FileSystem, path: str) -> tuple[Owner | None, float]:
