@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from marval_ray.files.storage import Storage
+from marval_ray.runs import lock
 from marval_ray.runs.lock import LOCK, SILENCE, Owner, locked
 
 HOLDER = """
@@ -49,6 +50,18 @@ def test_a_lock_of_another_machine_ends_with_its_signs_of_life(tmp_path):
     write_lock(tmp_path, elsewhere, silent=2 * SILENCE)
     with locked(Storage.of(str(tmp_path))):
         pass
+
+
+def test_a_sign_of_life_is_no_new_file(tmp_path, monkeypatch):
+    """One that is written anew is empty on a full disk, and then nobody holds the lock."""
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with locked(Storage.of(str(tmp_path))):
+        monkeypatch.setattr(lock, "write", lambda *_: pytest.fail("written anew"))
+        os.utime(tmp_path / LOCK, (0, 0))
+        deadline = time.monotonic() + 10
+        while not (tmp_path / LOCK).stat().st_mtime and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - (tmp_path / LOCK).stat().st_mtime < 10
 
 
 def test_a_later_process_with_the_same_number_is_another_one(tmp_path):
