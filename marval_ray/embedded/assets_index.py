@@ -1,4 +1,4 @@
-"""Where the embedded default lies: real Fashion-MNIST images, their latents, and small models trained on them."""
+"""Where the embedded defaults lie: real Fashion-MNIST images, their latents, sprites of scenes, and small models trained on them."""
 
 import json
 
@@ -21,6 +21,8 @@ STUDENT = ASSETS / "student" / "student.safetensors"
 """After both stages."""
 GSIM_STUDENT = ASSETS / "student" / "student-gsim.safetensors"
 """The same before RL."""
+SPRITES = ASSETS / "scenes" / "sprites.parquet"
+"""Emoji with their names, of which scenes are composed."""
 
 
 def teacher_sampler() -> Ancestral:
