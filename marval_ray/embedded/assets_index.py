@@ -23,6 +23,12 @@ GSIM_STUDENT = ASSETS / "student" / "student-gsim.safetensors"
 """The same before RL."""
 SPRITES = ASSETS / "scenes" / "sprites.parquet"
 """Emoji with their names, of which scenes are composed."""
+SCENE_CLASSIFIER = ASSETS / "scene-judge" / "classifier.safetensors"
+SCENE_REFERENCE = ASSETS / "scene-judge" / "reference.safetensors"
+"""Judge A of scenes, and its feature statistics of 10,000 held-out ones."""
+SCENE_CLASSIFIER_B = ASSETS / "scene-judge-b" / "classifier.safetensors"
+SCENE_REFERENCE_B = ASSETS / "scene-judge-b" / "reference.safetensors"
+"""Judge B of scenes and its statistics, for reports alone."""
 
 
 def teacher_sampler() -> Ancestral:

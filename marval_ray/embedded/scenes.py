@@ -90,7 +90,7 @@ def draw(seed: int, index: int, split: Split = "train") -> tuple[Scene, Picture,
     scene = draw_scene(rng)
     while scene.split != split:
         scene = draw_scene(rng)
-    return scene, render(scene, rng), scene.prompt(int(rng.random() * len(PHRASINGS)))
+    return scene, render(scene, rng), scene.prompt(pick(rng, range(len(PHRASINGS))))
 
 
 def draw_scene(rng: Random) -> Scene:
