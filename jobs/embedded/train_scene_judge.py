@@ -1,7 +1,6 @@
 """Train a judge of scenes: its classifier, its statistics of held-out scenes, and how often it is right about them.
 
-    python jobs/embedded/train_scene_judge.py                                         # judge A, which selects
-    python jobs/embedded/train_scene_judge.py --architecture residual --degradations blur texture --seed 1 --out runs/scene-judge-b
+    python jobs/embedded/train_scene_judge.py     # judge A's first pass; docs/embedded.md has all
 """
 
 from dataclasses import dataclass, replace
@@ -55,6 +54,7 @@ def main(config: Config) -> None:
     model = SCENE_ARCHITECTURES[config.architecture]()
     if config.init:
         load_strictly(model, read_state(config.init), config.init)
+    config.out.mkdir(parents=True, exist_ok=True)  # a wrong place shows before minutes of work
     train(model, config)
     classifier = config.out / "classifier.safetensors"
     save_weights(classifier, model.state_dict(), torch.float16)
