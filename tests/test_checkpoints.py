@@ -149,6 +149,13 @@ def test_files_of_another_kind_are_told(tmp_path, content, message, suffix):
     assert "\n" not in str(caught.value)
 
 
+def test_safetensors_whose_length_looks_like_a_line_are_read(tmp_path):
+    """They begin with the length of their header: 2,632 bytes are "H\\n"."""
+    header = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'.ljust(0x0A48)
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert read_state(tmp_path / "x.safetensors")["x"].tolist() == [0]
+
+
 def test_bytes_of_no_kind_get_a_whole_sentence(tmp_path):
     (tmp_path / "x.pth").write_bytes(bytes(50))
     with pytest.raises(ValueError, match=r"x.pth cannot be read safely as a checkpoint of tensors: \w.*[a-z]$"):

@@ -32,6 +32,7 @@ SMALL: dict[str, tuple[object, ...]] = {
     "python jobs/status.py runs/": (),
     "python bench/cost.py": (),
     "python bench/curves.py": (),
+    "python bench/scenes.py": (),
     "python jobs/distill.py --preset mar-b --plan": (),
 }
 """Beginnings of commands that run here, in this order, and options that make them small."""

@@ -23,7 +23,7 @@ ROOMS = {
         },
         "hub": {"families", "files"},
         "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
-        "embedded": {"diffusion", "files"},
+        "embedded": {"diffusion", "evaluation", "files"},
     },
     "actors": {"crew": {"errors", "patience", "resources"}, "serving": {"prometheus", "resources"}},
 }

@@ -11,13 +11,13 @@ from marval_ray.files.tensors import read_state
 ARCHITECTURES: dict[str, type[FeatureNetwork]] = {"plain": Classifier, "residual": ResidualClassifier}
 
 
-def load_features(path: Path) -> FeatureNetwork:
-    """Read a frozen network; the names of its tensors tell which.
+def load_features(path: Path, architectures: dict[str, type[FeatureNetwork]] = ARCHITECTURES) -> FeatureNetwork:
+    """Read a frozen network; the names of its tensors tell which of `architectures` it is.
 
     Raises ValueError when the file cannot be read or fits none.
     """
     state = read_state(path)
-    networks = [make() for make in ARCHITECTURES.values()]
+    networks = [make() for make in architectures.values()]
     model = next((one for one in networks if one.state_dict().keys() == state.keys()), networks[0])
     load_strictly(model, state, path)
     return model.eval().requires_grad_(False)

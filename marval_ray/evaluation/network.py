@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """Turns images (N, 1, H, W) in [-1, 1] into (features (N, F), logits (N, K)); `logits` is its last layer."""
+    """Turns images (N, C, H, W) in [-1, 1] into (features (N, F), logits (N, K)); `logits` is its last layer."""
 
     logits: nn.Linear
 
     @abstractmethod
-    def feature_maps(self, images: Float[Tensor, "N 1 H W"]) -> list[Float[Tensor, "N C h w"]]:
+    def feature_maps(self, images: Float[Tensor, "N C H W"]) -> list[Float[Tensor, "N D h w"]]:
         """Return what the layers on the way see, from fine to coarse."""

@@ -123,6 +123,8 @@ def looks_like(path: Path) -> str | None:
         return "it is a tar archive, unpack it first"
     if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path) and not _is_torchs(path):
         return "it is a zip archive of other files, unpack it first"
+    if b"\0" in head[:8]:  # no text: safetensors begin with a length, whose first bytes may look like a line
+        return None
     text = head.removeprefix(codecs.BOM_UTF8).decode(errors="ignore").lstrip()
     line = text.partition("\n")[0].rstrip()
     return f"it begins with {_first_words(line)}" if line and line[:20].isprintable() else None

@@ -1,0 +1,155 @@
+"""Scenes: pictures of 64 x 64 with one to three objects at a side of a coloured background, and prompts that say so.
+
+A scene and its picture follow from (seed, index). One of ten combinations of object, count, side and background is held out of
+training, so that a model can be asked for what it never saw, while it saw each of the four alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+
+from marval_ray.embedded.sprites import NUMBERS, sprites, with_article
+
+SIZE = 64
+COUNTS = (1, 2, 3)
+SIDES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+BACKGROUNDS = {
+    "pink": (250, 190, 205), "orange": (255, 200, 140), "yellow": (252, 236, 150), "green": (178, 222, 165), "blue": (165, 208, 245),
+    "purple": (208, 186, 238), "grey": (196, 200, 205), "brown": (205, 175, 148),
+}  # fmt: skip
+"""Colours, soft enough that each object stands out."""
+PHRASINGS = (
+    "{objects} on {a_colour} background, {side}",
+    "{objects} {at_side} of {a_colour} background",
+    "{a_colour} background with {objects} {at_side}",
+    "{at_side}: {objects}, {colour} background",
+    "a picture of {objects} {at_side}, in front of {colour}",
+    "{number} {names}, {side}, {colour}",
+)
+"""How people ask for a scene; reports use the first."""
+SIZES = {1: (26, 31), 2: (22, 26), 3: (17, 19)}
+"""Least and largest side of an object in pixels, by how many there are."""
+ACROSS = 16.5
+"""Pixels from a side to the objects' centres."""
+JITTER = 5
+"""Pixels by which a centre may lie off along its side; across it less than half as much."""
+HELD_OUT = 10
+"""One of so many combinations is held out."""
+
+Split = Literal["train", "held-out"]
+Value = TypeVar("Value")
+Picture = UInt8[np.ndarray, "64 64 3"]
+Colours = Float64[np.ndarray, "64 64 3"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be seen. object: the name of a sprite. count: 1 to 3. side, background: of SIDES and BACKGROUNDS."""
+
+    object: str
+    count: int
+    side: str
+    background: str
+
+    def prompt(self, phrasing: int = 0) -> str:
+        """Return the text that asks for it, in one of PHRASINGS."""
+        sprite = sprites()[self.object]
+        return PHRASINGS[phrasing].format(
+            objects=sprite.counted(self.count), number=NUMBERS[self.count], names=sprite.named(self.count),
+            side=self.side, at_side=SIDES[self.side], colour=self.background, a_colour=with_article(self.background),
+        )  # fmt: skip
+
+    @property
+    def split(self) -> Split:
+        """Say whether it may be trained on: always the same, by a hash of what it is."""
+        words = f"{self.object} {self.count} {self.side} {self.background}"
+        number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big")
+        return "train" if number % HELD_OUT else "held-out"
+
+    def places(self) -> list[int]:
+        """Return the place of each of its four values in `attributes`."""
+        return [values.index(getattr(self, name)) for name, values in attributes().items()]
+
+
+@cache
+def attributes() -> dict[str, tuple[Any, ...]]:
+    """Return what a scene is made of, by the names of its fields: all values of each."""
+    return {"object": tuple(sprites()), "count": COUNTS, "side": tuple(SIDES), "background": tuple(BACKGROUNDS)}
+
+
+def draw(seed: int, index: int, split: Split = "train") -> tuple[Scene, Picture, str]:
+    """Draw scene number `index` of a split, its picture and one of its prompts: the same everywhere for (seed, index)."""
+    rng = Random(f"{split} {seed} {index}")
+    scene = draw_scene(rng)
+    while scene.split != split:
+        scene = draw_scene(rng)
+    return scene, render(scene, rng), scene.prompt(pick(rng, range(len(PHRASINGS))))
+
+
+def draw_scene(rng: Random) -> Scene:
+    """Draw a scene of either split, each value of an attribute as often as another."""
+    return Scene(**{name: pick(rng, values) for name, values in attributes().items()})
+
+
+def pick(rng: Random, values: Sequence[Value]) -> Value:
+    """Draw one of `values`. Python promises the numbers of `Random.random` for all its versions, those of `choice` it does not."""
+    return values[int(rng.random() * len(values))]
+
+
+def between(rng: Random, low: float, high: float) -> float:
+    """Draw a number between two, as `pick` does."""
+    return low + (high - low) * rng.random()
+
+
+def render(scene: Scene, rng: Random) -> Picture:
+    """Return a picture of a scene; its hill, and sizes and places of its objects, are drawn."""
+    boxes = [box(scene, number, rng) for number in range(scene.count)]
+    ground = landscape(BACKGROUNDS[scene.background], rng)
+    for left, top, size in boxes:
+        ground *= 1 - shadow(left + size / 2, top + size - 1, size)[..., None]
+    picture = Image.fromarray(np.rint(ground).astype(np.uint8)).convert("RGBA")
+    for left, top, size in boxes:
+        picture.alpha_composite(sprites()[scene.object].image.resize((size, size), Image.Resampling.BICUBIC), (left, top))
+    return np.asarray(picture.convert("RGB"))
+
+
+def box(scene: Scene, number: int, rng: Random) -> tuple[int, int, int]:
+    """Draw (left, top, size) of object `number`: objects stand in a row along their side."""
+    size = round(between(rng, *SIZES[scene.count]))
+    share = SIZE / scene.count
+    free = min(max(share - size, 2) / 2, JITTER)
+    along = share * (number + 0.5) + between(rng, -free, free) - size / 2
+    across = max(ACROSS + between(rng, -0.4, 0.4) * JITTER - size / 2, 0)
+    if scene.side in ("right", "bottom"):
+        across = SIZE - size - across
+    first, second = round(across), min(max(round(along), 0), SIZE - size)
+    return (first, second, size) if scene.side in ("left", "right") else (second, first, size)
+
+
+def landscape(colour: tuple[int, int, int], rng: Random) -> Colours:
+    """Return a sky that grows lighter towards a hill, in shades of one colour (0..255).
+
+    Nothing but sums, products and quotients, which are the same on every machine.
+    """
+    rows, columns = np.arange(SIZE)[:, None] / SIZE, np.arange(SIZE)[None] / SIZE
+    base = np.array([between(rng, -4, 4) + channel for channel in colour])
+    peak, level, bend = between(rng, 0, 1), between(rng, 0.66, 0.8), between(rng, 0.05, 0.25)
+    horizon = level + bend * (columns - peak) ** 2
+    below = np.clip((rows - horizon) * SIZE + 0.5, 0, 1)[..., None]
+    sky = base + (255 - base) * (0.45 * rows[..., None])
+    hill = base * (0.92 - 0.12 * rows[..., None])
+    return np.clip(sky * (1 - below) + hill * below, 0, 255)
+
+
+def shadow(x: float, y: float, size: int) -> Float64[np.ndarray, "64 64"]:
+    """Return how much light an object takes from the ground under it, 0..1: a soft flat ellipse about (x, y)."""
+    rows, columns = np.arange(SIZE)[:, None], np.arange(SIZE)[None]
+    distance = ((columns - x) / (0.5 * size)) ** 2 + ((rows - y) / (0.14 * size)) ** 2
+    return 0.3 * np.clip(1 - distance, 0, 1)
