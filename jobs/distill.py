@@ -85,7 +85,7 @@ class Config:
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
     """A text file with a prompt for each class, by default the classes' names in a template; of a model that reads texts the prompts of
-    the pictures, by default those of prompts/fig3.txt."""
+    RL and of the pictures, by default those of prompts/fig3.txt."""
     texts: Path | None = None
     """Text encoder of a model that reads texts: T5's folder."""
     out: str = "runs/distill"
@@ -105,8 +105,6 @@ class Config:
             raise ValueError("--student goes with --stages rl, which needs it")
         if self.model.num_classes is not None and self.texts is not None:
             raise ValueError(f"--texts {self.texts}: this model reads classes, not texts")
-        if self.model.num_classes is None and self.stages != "gsim":
-            raise ValueError(f"--stages {self.stages}: a model that reads texts knows no RL yet, give --stages gsim")
         check_seed(self.seed)
         for name in ("learner", "rl_learner"):
             getattr(self, name).check(name)
@@ -129,9 +127,9 @@ def main(config: Config) -> None:
         family = config.model.family
         codec = family.codec(config.vae, config.model)
         family.conditioner(config.model, own_device(), config.texts)  # so is a text encoder
-        figures = Figures(
-            config.figures, codec, storage.folder, painter(getattr(config, stages[0].learner)), config.texts, texts_shown(config)
-        )
+        draw, texts = painter(getattr(config, stages[0].learner)), matching_of(config).texts
+        prompts = prompts_of(config) if config.model.num_classes is None else None
+        figures = Figures(config.figures, codec, storage.folder, draw, texts, prompts)
         family.check_data(config.latents, config.model, codec.id)
         tasks = [TASKS[stage.name](config, storage) for stage in stages]
         first = load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
@@ -208,7 +206,7 @@ def reinforcement(config: Config, storage: Storage) -> Task:
         student=(config.student or storage.folder / GSIM.student).absolute(),
         matching=matching_of(config),
         codec=config.vae.absolute(),
-        prompts=Prompts.of_classes(prompts_of(config)),
+        prompts=prompts_of(config),
         judge=config.figures.judge(),
         measured=min(REWARD_SAMPLES, config.figures.samples),
         seed=config.seed,
@@ -219,21 +217,17 @@ def reinforcement(config: Config, storage: Storage) -> Task:
 TASKS = {GSIM.name: distillation, RL.name: reinforcement}
 
 
-def texts_shown(config: Config) -> Prompts | None:
-    """Return what the pictures show of a model that reads texts."""
-    return read_texts(config.prompts or PICTURED) if config.model.num_classes is None else None
-
-
-def prompts_of(config: Config) -> tuple[str, ...]:
-    """Return a prompt for each class."""
+def prompts_of(config: Config) -> Prompts:
+    """Return a prompt for each class, or all prompts for a model that reads texts."""
     classes = config.model.num_classes
-    assert classes is not None  # RL of others is refused
+    if classes is None:
+        return read_texts(config.prompts or PICTURED)
     if config.prompts is not None:
-        return tuple(read_prompts(config.prompts, classes))
+        return Prompts.of_classes(read_prompts(config.prompts, classes))
     names = class_names_of(config)
     if not names:
         raise ValueError(f"RL needs a prompt for each of {classes} classes: give --prompts FILE")
-    return tuple(class_prompts(names))
+    return Prompts.of_classes(class_prompts(names))
 
 
 def class_names_of(config: Config) -> tuple[str, ...]:

@@ -75,9 +75,7 @@ class Source:
         return student_generation(model, codec, loops, self.batch, texts)
 
     def label_tensor(self, num_classes: int | None) -> Int64[Tensor, " N"]:
-        """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does, and when there are no classes."""
-        if num_classes is None:
-            raise ValueError(f"{self.weights} reads texts, and this needs a model of classes")
+        """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does."""
         return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
 
     @property
@@ -107,8 +105,13 @@ def preset_of(checkpoint: Path) -> str | None:
     return next((name for name, model in MODELS.items() if model == config), None)
 
 
-def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Turn "0,2,5-7" into [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
+def parse_labels(text: str, num_classes: int | None) -> list[int]:
+    """Turn "0,2,5-7" into [0, 2, 5, 6, 7].
+
+    Raises ValueError when that is not what `text` looks like, or out of range, and for a model without classes.
+    """
+    if num_classes is None:
+        raise ValueError("the checkpoint reads texts, and this needs a model of classes")
     labels: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

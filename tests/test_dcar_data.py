@@ -1,4 +1,4 @@
-"""DC-AR's data of stage 1, and the learner on it, without Ray: recorded networks, random codes, real texts."""
+"""DC-AR's data of stage 1, and what both stages do with texts, without Ray: recorded networks, random codes, real texts."""
 
 from dataclasses import replace
 
@@ -8,18 +8,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from small_dcar import write_parts
+from small_reward import Brightness
 
+from actors.crew.rollout import RolloutWorker
 from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
-from marval_ray.config import GSIMConfig, LearnerConfig
+from marval_ray.config import GSIMConfig, LearnerConfig, ObjectiveConfig
+from marval_ray.distil.student import Student
+from marval_ray.draws import Draws
 from marval_ray.families.dcar.data import MaskedCodes, data_schema
 from marval_ray.families.dcar.encoder import CodeEncoder
 from marval_ray.families.dcar.family import FAMILY
 from marval_ray.families.encoders import read_encoder
+from marval_ray.files.flat import pack
 from marval_ray.hub.layout import load_model, save_model
-from marval_ray.types import Prompts
+from marval_ray.reinforce.objective import Objective
+from marval_ray.reinforce.scoring import Scorer
+from marval_ray.types import Prompts, Request, Rollout
 
 CPU = torch.device("cpu")
 TEXTS = ("a cat on the mat", "the dog", "a dog", "")
+PROMPTS = Prompts(TEXTS[:2]).each(4)
 IMAGES = 8
 
 
@@ -174,9 +182,10 @@ def test_the_head_alone_learns_and_a_resumed_run_is_the_same(parts, data, tmp_pa
 
 @pytest.mark.usefixtures("process_group")
 def test_the_backbone_learns_where_it_may(parts, data):
-    learner = GSIMLearner(run_of(parts, data), CPU)
+    learner, frozen = GSIMLearner(run_of(parts, data), CPU), GSIMLearner(run_of(parts, data, freeze_backbone=True), CPU)
     before = weights(learner)
-    learner.step(0)
+    metrics, alike = learner.step(0), frozen.step(0)
+    assert all(torch.equal(metrics[f"auxiliary/{name}"], alike[f"auxiliary/{name}"]) for name in ("mse", "vb"))  # before its first update
     moved = {name for name, value in weights(learner).items() if not torch.equal(value, before[name])}
     assert "student.backbone.blocks.0.cross_attn.q_linear.weight" in moved and "auxiliary.backbone.x_embedder.weight" in moved
     assert not {name for name in moved if name.endswith(("pos_embed", "y_embedding"))}
@@ -185,3 +194,26 @@ def test_the_backbone_learns_where_it_may(parts, data):
 def test_guidance_that_follows_the_share_of_known_tokens_is_refused(parts, data):
     with pytest.raises(ValueError, match="gsim.w-schedule linear would be 1 always"):
         run_of(parts, data, w_schedule="linear")
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "policy"])
+def test_a_rollout_worker_draws_for_texts_and_the_learner_follows_the_reward(parts, config, estimator):
+    """An update of RL, without Ray: weights to images of prompts, their scores, the gradient; a step along it raises the reward."""
+    model = FAMILY.read(parts[1]["--teacher"], config)
+    rl = ObjectiveConfig(loops=(3,), last=1, estimator=estimator, group=4)
+    objective = Objective(config, rl, None, 0, CPU, lambda sums: None, parts[1]["--texts"])
+    worker = RolloutWorker(config, objective.sampler, parts[1]["--texts"])
+    scorer, request = Scorer(FAMILY.codec(parts[1]["--vae"], config), Brightness()), Request(Draws(0, tuple(range(8)), 4), PROMPTS, 3)
+
+    def drawn() -> Rollout:
+        return worker.generate(pack(dict(model.named_parameters()), 0, torch.float32), request).rollout
+
+    rollout = drawn()
+    scored = scorer(rollout.tokens, PROMPTS)
+    objective.loss(Student(model), 0, rollout, scored).value.backward()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter -= 0.003 * parameter.grad / parameter.grad.norm()
+    again = drawn()
+    assert torch.equal(again.tokens.codes, rollout.tokens.codes)  # the head alone has moved
+    assert scorer(again.tokens, PROMPTS).score.mean() > scored.score.mean()

@@ -12,13 +12,18 @@ from PIL import Image
 from short import DISTILL
 from small_dcar import write_parts
 
+from actors.serving.sampler import Served
 from jobs import distill
 from marval_ray.embedded import assets_index
+from marval_ray.families.base import Wish
 from marval_ray.families.dcar.presets import LOOPS
+from marval_ray.files.atomic import write_json
 from marval_ray.files.images import encode_png, read_npz
 from marval_ray.hub.exported import Index
+from marval_ray.hub.layout import described
 from marval_ray.pipeline import MarvalPipeline
 from marval_ray.prompts import read_texts
+from marval_ray.types import Prompts
 
 ENCODE, SAMPLE, EXPORT = "jobs/encode.py", "jobs/sample.py", "jobs/export.py"
 PROMPTS = ("a cat on the mat", "the dog")
@@ -70,18 +75,28 @@ def test_the_whole_way(parts, tmp_path):
         pipeline = MarvalPipeline.from_pretrained(folder)
         images = pipeline(prompts=[text for text in PROMPTS for _ in range(2)], generator=5).images
         assert np.array_equal(np.stack(images), pixels) and pipeline.index == Index(3, None if folder == moved else "other")
+    served = Served(pipeline.generation.model, pipeline.generation.codec, "exported", pipeline.generation.texts)
+    drawing = served.begin(Wish(Prompts(PROMPTS[:1]), seed=5, loops=3))
+    while not drawing.finished:
+        served.advance([drawing])
+    assert np.array_equal(served.pixels([drawing])[0], pixels[0])
     with pytest.raises(ValueError, match="the model reads texts: give prompts, one for each image, and no class_labels"):
         pipeline(class_labels=[0])
 
-    succeed(SAMPLE, "--checkpoint", moved, "--prompt", "a dog", "the cat", "--per-label", 2, "--n-ar", 2, "--out", tmp_path / "grid.png")
+    write_json(files["--teacher"].parent / "config.json", described(parts[0]))
+    named = (text for option in ("--vae", "--texts") for text in (option, files[option]))
+    succeed(
+        SAMPLE, "--teacher", "--checkpoint", files["--teacher"], *named, "--sampler.steps", 2, "--prompt", "a dog", "the cat " * 9,
+        "--per-label", 2, "--out", tmp_path / "grid.png",
+    )  # fmt: skip
     assert Image.open(tmp_path / "grid.png").width > 2 * 256
     assert "reads texts: give --prompt TEXT or --prompts FILE" in refuse(SAMPLE, "--checkpoint", moved, "--out", tmp_path / "x.png")
-    assert "reads texts, and this needs a model of classes" in refuse("jobs/evaluate.py", "--checkpoint", moved)
+    for command in (("jobs/evaluate.py", "--checkpoint", moved), ("jobs/compare.py", moved, tmp_path / "exported")):
+        assert "reads texts, and this needs a model of classes" in refuse(*command)
 
 
 def test_mistakes_are_one_line(parts, tmp_path):
     command = (DISTILL, *options(parts), "--latents", tmp_path, "--out", tmp_path / "run")
-    assert "--stages gsim,rl: a model that reads texts knows no RL yet" in refuse(*command, "--stages", "gsim,rl")
     assert "--plan knows models of classes alone" in refuse(*command, "--plan", 80)
     assert "no Parquet file at" in refuse(*command)
     assert "--model.buffer-size" in refuse(*command, "--model.buffer-size", 3)

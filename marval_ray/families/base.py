@@ -268,9 +268,9 @@ class Family(ABC):
         backbone.load_state_dict(state, assign=True)
         return backbone
 
-    def begin(self, wish: Wish, backbone: Any) -> Drawing:
-        """Begin an image for the endpoint."""
-        return OneByOne(wish, backbone)
+    def begin(self, wish: Wish, backbone: Any, texts: Path | None = None) -> Drawing:
+        """Begin an image for the endpoint. texts: as of `contexts`."""
+        return OneByOne(wish, backbone, texts)
 
     def advance(self, drawings: Sequence[Any]) -> None:
         """Run one loop of each; all are of one backbone and none is finished. Families that can share a call of it do."""
@@ -282,10 +282,10 @@ class OneByOne:
     """A drawing of a family whose images do not share calls of the backbone. It is one loop ahead, to know which is the last."""
 
     @torch.inference_mode()
-    def __init__(self, wish: Wish, backbone: Backbone):
+    def __init__(self, wish: Wish, backbone: Backbone, texts: Path | None = None):
         c = backbone.config
         sampler = Tempered(backbone.one_step, wish.temperature)
-        condition = c.family.conditioner(c, backbone.device)(wish.prompt)
+        condition = c.family.conditioner(c, backbone.device, texts)(wish.prompt)
         self._steps = c.family.reveal(backbone, sampler, condition, wish.draws, wish.loops)
         self.tokens = Tokens(torch.zeros(1, c.num_tokens, c.token_channels, device=backbone.device))
         self.done, self.finished = 0, False

@@ -62,7 +62,7 @@ class MARFamily(Family):
         random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)
         return recorded_loops(tokens, condition, random, loops)
 
-    def begin(self, wish: Wish, backbone: MAR) -> MARDrawing:
+    def begin(self, wish: Wish, backbone: MAR, texts: Path | None = None) -> MARDrawing:
         return batching.begin(wish, backbone)
 
     def advance(self, drawings: Sequence[MARDrawing]) -> None:
