@@ -1,6 +1,6 @@
-"""Images to latents in two parts, plain classes that Ray Data spreads over a cluster.
+"""Images to latents, or to codes and residuals, in two parts, plain classes that Ray Data spreads over a cluster.
 
-`Decoder` needs a CPU only, `Encoder` holds the autoencoder. Batches are dictionaries of arrays with one row an image.
+`Decoder` needs a CPU only, `Encoder` holds the codec. Batches are dictionaries of arrays with one row an image.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from marval_ray.families.mar.autoencoder import load_vae
+from marval_ray.families.encoders import read_encoder
 from marval_ray.files.decoding import cut_square, decode, pad_square, shown
 from marval_ray.files.images import to_tensor
 
@@ -66,30 +66,26 @@ class Decoder:
 
 
 class Encoder:
-    """Pixels to posterior moments of the latents.
+    """Pixels to the columns of stage 1's data (`ImageEncoder`).
 
     flip: each image is followed by its mirror image, under the same label.
     """
 
     def __init__(self, vae: Path, device: str, flip: bool = False):
-        self.vae = load_vae(vae).to(device)
+        self.encoder = read_encoder(vae).to(device)
         self.device = device
         self.flip = flip
 
     def __call__(self, batch: Batch) -> Batch:
-        """Turn `pixels` (N, H, W, C) uint8 into `mean` and `std` (N, c * h * w) float16; `label` and `fault` stay."""
+        """Turn `pixels` (N, H, W, C) uint8 into the encoder's columns; `label` and `fault` stay."""
         images = to_tensor(batch["pixels"]).to(self.device)
         views = [images, images.flip(-1)] if self.flip else [images]
-        moments = [self.vae.encode(view) for view in views]
-        return {
-            "mean": _rows([m.mean for m in moments]),
-            "std": _rows([m.std for m in moments]),
-            "label": np.repeat(batch["label"], len(views)),
-            "fault": np.repeat(batch["fault"], len(views)),
+        columns = [self.encoder.columns(view) for view in views]
+        return {name: _rows([view[name] for view in columns]) for name in columns[0]} | {
+            name: np.repeat(batch[name], len(views)) for name in ("label", "fault")
         }
 
 
 def _rows(views: list[torch.Tensor]) -> np.ndarray:
-    """Return V tensors (N, ...) as (N * V, size) float16, the views of an image side by side."""
-    stacked = torch.stack(views, dim=1)
-    return stacked.flatten(0, 1).flatten(1).half().cpu().numpy()
+    """Return V tensors (N, size) as (N * V, size), the views of an image side by side."""
+    return torch.stack(views, dim=1).flatten(0, 1).cpu().numpy()

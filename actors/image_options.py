@@ -6,10 +6,10 @@ from typing import Literal
 
 from actors.encoder import Decoder
 from marval_ray.embedded import assets_index
-from marval_ray.families.mar.vae import VAE
+from marval_ray.families.base import CodecSizes
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_set import ImageSet
-from marval_ray.files.image_tables import Columns
+from marval_ray.files.image_tables import LABEL_COLUMNS, PROMPT_COLUMNS, Columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ImageOptions:
     tar files as WebDataset has them (a file, or a folder), members NAME.jpg beside NAME.cls or a NAME.json with a `label`;
     or a folder with a subfolder of image files for each class, labelled 0, 1, ... in alphabetical order."""
     vae: Path = assets_index.VAE
-    """Autoencoder: a diffusers folder, or KL-16 as published (kl16.ckpt)."""
+    """Autoencoder: a diffusers folder, KL-16 as published (kl16.ckpt), or DC-HT's folder, for images with prompts."""
     size: int | None = None
     """Pixels a side given to the autoencoder; by default its own: 32 for the embedded one, 256 for KL-16."""
     fit: Literal["pad", "crop"] | None = None
@@ -31,15 +31,21 @@ class ImageOptions:
     image_column: str | None = None
     """Column of the images in Parquet; by default `image`, `img`, ..., or the only one that `datasets` takes for images."""
     label_column: str | None = None
-    """Column of the labels, whole numbers from 0 or text; by default `label`, `labels`, ..."""
+    """Column of the labels, whole numbers from 0 or text; by default `label`, `labels`, ..., or with DC-HT of prompts, `prompt`, ..."""
 
-    def find(self, skip_bad: bool) -> ImageSet:
-        """List the images. Raises ValueError as `find_images` does."""
-        return find_images(self.images.absolute(), Columns(self.image_column, self.label_column), self.split, skip_bad)
+    def find(self, skip_bad: bool, prompts: bool = False) -> ImageSet:
+        """List the images. prompts: what they show is texts, each of which is a class of its own here.
 
-    def decoder(self, vae: VAE) -> Decoder:
-        """Return what the autoencoder needs of its images. Raises ValueError when the size is not a multiple of its stride."""
-        c = vae.sizes
+        Raises ValueError as `find_images` does, and when there are numbers in the place of texts.
+        """
+        columns = Columns(self.image_column, self.label_column, PROMPT_COLUMNS if prompts else LABEL_COLUMNS)
+        images = find_images(self.images.absolute(), columns, self.split, skip_bad)
+        if prompts and images.names is None:
+            raise ValueError(f"{self.images} has numbers where {self.vae} needs prompts: name the column of the prompts by --label-column")
+        return images
+
+    def decoder(self, c: CodecSizes) -> Decoder:
+        """Return what a codec needs of its images. Raises ValueError when the size is not a multiple of its stride."""
         size = self.size or c.image_size
         if size is None:
             raise ValueError(f"{self.vae} does not say for which pixels it is: give --size")

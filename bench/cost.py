@@ -15,7 +15,7 @@ from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.plan.cost import GPU, Work, gsim_seconds, rl_seconds
 from marval_ray.plan.counting import parameters_of
 from marval_ray.plan.workers import scorer_of
-from marval_ray.presets import PRESETS
+from marval_ray.presets import MAR_MODELS, PRESETS
 
 IMAGES = 1_281_167
 """Of ImageNet's training set."""
@@ -53,13 +53,13 @@ def rl_split(seconds: dict[str, float], gpus: int) -> tuple[dict[str, int], floa
 def main(config: Config) -> None:
     rows, notes = [], []
     for preset in ("mar-b", "mar-l", "mar-h"):
-        p = PRESETS[preset]
+        p, model = PRESETS[preset], MAR_MODELS[preset]
         rl: RLConfig = replace(p.rl, last=config.last, chunk=config.chunk)
-        work = Work.of(p.model, p.gsim, rl, scorer_of(p.model, None))
+        work = Work.of(model, p.gsim, rl, scorer_of(model, None))
         for gpus in config.gpus:
             updates = IMAGES * GSIM_EPOCHS / (config.batch * gpus)
-            hours = updates * gsim_seconds(config.gpu, work, parameters_of(p.model), config.batch, gpus) / 3600
-            counts, more = rl_split(rl_seconds(config.gpu, work, p.model, rl), gpus)
+            hours = updates * gsim_seconds(config.gpu, work, parameters_of(model), config.batch, gpus) / 3600
+            counts, more = rl_split(rl_seconds(config.gpu, work, model, rl), gpus)
             roles = f"{counts['learner']} + {counts['rollout']} + {counts['reward']}"
             cost = [f"{gpus * h * config.gpu.price:,.0f}" for h in (hours, more)]
             rows.append([preset, str(gpus), f"{hours:.1f}", cost[0], roles, f"{more:.1f}", cost[1]])

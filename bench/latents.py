@@ -25,7 +25,7 @@ from marval_ray.config import check_at_least
 from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.files.latent_files import latents_schema, latents_table, latents_writer
 from marval_ray.files.latents import LatentDataset, check_latents
-from marval_ray.presets import MODELS
+from marval_ray.presets import MAR_MODELS
 
 IMAGENET = 2 * 1_281_167
 """Images of ImageNet's training set with their mirror images."""
@@ -63,7 +63,7 @@ class Figures:
 
 
 def main(config: Config) -> None:
-    shape = MODELS["mar-b"].latent_shape
+    shape = MAR_MODELS["mar-b"].latent_shape
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         rows = []
         for suffix in (".arrow", ".parquet") if config.parquet else (".arrow",):

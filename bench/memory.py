@@ -32,7 +32,7 @@ from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.autoencoder import KL16
 from marval_ray.files.latent_files import write_latents
 from marval_ray.hub.layout import save_model
-from marval_ray.presets import MODELS, PRESETS
+from marval_ray.presets import MAR_MODELS, PRESETS
 
 ROOT = Path(__file__).parent.parent
 Part = Literal["gsim", "rl", "mar-b", "mar-h", "learner"]
@@ -84,13 +84,13 @@ def command(part: Part, folder: Path, config: Config) -> list[str]:
 
 
 def write_teacher(preset: str, folder: Path) -> None:
-    model = MODELS[preset]
+    model = MAR_MODELS[preset]
     save_model(folder, "teacher", random_model(model, CPU).state_dict(), model, torch.float32)
 
 
 def update(folder: Path) -> None:
     """Do one update of GSIM with one image."""
-    model, latents = MODELS["mar-b"], folder / "latents.arrow"
+    model, latents = MAR_MODELS["mar-b"], folder / "latents.arrow"
     values = np.random.default_rng(0).standard_normal((1, *model.latent_shape))
     write_latents(latents, values, 0 * values, np.zeros(1, int))
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it

@@ -31,7 +31,7 @@ from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
 from marval_ray.positions import gather_tokens
-from marval_ray.presets import MODELS, PresetName
+from marval_ray.presets import MAR_MODELS, ClassPresetName
 
 TOLERANCE = 1e-3
 """Largest gap between the two sides' results, in standard deviations of a result."""
@@ -45,7 +45,7 @@ HIDDEN = 0.84
 class Config:
     path: tyro.conf.Positional[Path]
     """The checkout."""
-    preset: PresetName = "mar-b"
+    preset: ClassPresetName = "mar-b"
     batches: tuple[int, ...] = (1, 8)
     loops: int = 64
     """AR loops of a whole image."""
@@ -229,7 +229,7 @@ def seconds(action: Callable[[], Tensor]) -> float:
 
 
 def main(config: Config) -> None:
-    sizes = MODELS[config.preset]
+    sizes = MAR_MODELS[config.preset]
     model = random_model(sizes, torch.device("cpu"))
     reference = Reference(config.path, sizes, model, config.steps)
     rows = []

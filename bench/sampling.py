@@ -25,7 +25,7 @@ from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
 from marval_ray.plan.cost import loop_flops
-from marval_ray.presets import MODELS
+from marval_ray.presets import MAR_MODELS
 
 PEAK_SIZES = (2048, 3072, 4096)
 TOLERANCE = 1e-3
@@ -49,8 +49,8 @@ class Config:
     """Also write the figures to this file."""
 
     def __post_init__(self) -> None:
-        if self.preset not in MODELS:
-            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(MODELS)}")
+        if self.preset not in MAR_MODELS:
+            raise ValueError(f"unknown preset {self.preset!r}; choose one of {', '.join(MAR_MODELS)}")
         if not 1 <= self.measured <= self.loops:
             raise ValueError(f"measured must be in 1..loops ({self.loops}), got {self.measured}")
 
@@ -149,7 +149,7 @@ def spread(items: list[Loop], count: int) -> list[Loop]:
 
 @torch.no_grad()
 def main(config: Config) -> None:
-    model_config = MODELS[config.preset]
+    model_config = MAR_MODELS[config.preset]
     orders = torch.stack([torch.randperm(model_config.num_tokens) for _ in range(config.batch)])
     loops = spread(list(plan_loops(orders, config.loops)), config.measured)
     model = random_model(model_config, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Distil a MAR teacher into a one-step student by guided score implicit matching (GSIM), then raise a reward by
+"""Distil a teacher, MAR or DC-AR, into a one-step student by guided score implicit matching (GSIM), then raise a reward by
 reinforcement learning (RL), on Ray. `--stages gsim` or `--stages rl` does one of them.
 
 Runs alike as `python jobs/distill.py` (starts a local Ray), under `ray job submit --working-dir . -- python
@@ -29,7 +29,9 @@ from actors.resources import check_resources, node_resources
 from actors.signals import Stopped, handled, stop_now
 from marval_ray import cli
 from marval_ray.config import GSIMConfig, GuardConfig, LearnerConfig, RLConfig, check_seed
+from marval_ray.device import own_device
 from marval_ray.families.base import Backbone
+from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.generation import Generation, Painter
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.files.fit import save_weights
@@ -37,7 +39,7 @@ from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS, SAMPLERS
-from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts, read_texts
 from marval_ray.rewards import check_rewards
 from marval_ray.rewards.spec import held_out_names
 from marval_ray.runs.card import index_of, present
@@ -49,6 +51,8 @@ from marval_ray.types import Prompts
 
 Result = TypeVar("Result")
 
+PICTURED = Path(__file__).parent.parent / "prompts/fig3.txt"
+"""Prompts of MARVAL's own pictures (supplement, Figure 3)."""
 UNNAMED = Path("unnamed")
 """Where a plan needs no file."""
 REWARD_SAMPLES = 500
@@ -59,14 +63,15 @@ REWARD_SAMPLES = 500
 class Config:
     preset: str
     """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the paper's recipe), mar-b, mar-l, mar-h, detok-b,
-    detok-l, or the first of them on one GPU: mar-b-24gb, mar-b-80gb."""
+    detok-l, mar-b on one GPU (mar-b-24gb, mar-b-80gb), or dc-ar-512, which reads texts."""
     teacher: Path
-    """MAR's checkpoint-last.pth, or safetensors."""
+    """MAR's checkpoint-last.pth, DC-AR's pytorch_model.bin, or safetensors."""
     latents: Path
     """Arrow or Parquet written by jobs/encode.py: a file or a folder."""
     vae: Path
-    """Decoder of the pictures: a diffusers folder, or KL-16's file."""
-    model: ModelConfig
+    """Decoder of the pictures: a diffusers folder, KL-16's file, or DC-HT's folder."""
+    model: tyro.conf.AvoidSubcommands[ModelConfig | DCARConfig]
+    """Sizes, of the preset's kind of model."""
     gsim: GSIMConfig
     learner: LearnerConfig
     """Of the GSIM stage."""
@@ -79,7 +84,10 @@ class Config:
     student: Path | None = None
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
-    """A text file with a prompt for each class; by default the classes' names in a template."""
+    """A text file with a prompt for each class, by default the classes' names in a template; of a model that reads texts the prompts of
+    RL and of the pictures, by default those of prompts/fig3.txt."""
+    texts: Path | None = None
+    """Text encoder of a model that reads texts: T5's folder."""
     out: str = "runs/distill"
     """A folder, s3://BUCKET/... or gs://BUCKET/...."""
     seed: int = 0
@@ -95,6 +103,8 @@ class Config:
             raise ValueError("--resume and --overwrite exclude each other")
         if (self.student is None) == (self.stages == "rl"):
             raise ValueError("--student goes with --stages rl, which needs it")
+        if self.model.num_classes is not None and self.texts is not None:
+            raise ValueError(f"--texts {self.texts}: this model reads classes, not texts")
         check_seed(self.seed)
         for name in ("learner", "rl_learner"):
             getattr(self, name).check(name)
@@ -116,7 +126,10 @@ def main(config: Config) -> None:
         check_run_folder(storage, config, config.resume, config.overwrite)
         family = config.model.family
         codec = family.codec(config.vae, config.model)
-        figures = Figures(config.figures, codec, storage.folder, painter(getattr(config, stages[0].learner)))
+        family.conditioner(config.model, own_device(), config.texts)  # so is a text encoder
+        draw, texts = painter(getattr(config, stages[0].learner)), matching_of(config).texts
+        prompts = prompts_of(config) if config.model.num_classes is None else None
+        figures = Figures(config.figures, codec, storage.folder, draw, texts, prompts)
         family.check_data(config.latents, config.model, codec.id)
         tasks = [TASKS[stage.name](config, storage) for stage in stages]
         first = load_model(config.start, config.model)  # one that does not fit is refused before Ray starts
@@ -193,7 +206,7 @@ def reinforcement(config: Config, storage: Storage) -> Task:
         student=(config.student or storage.folder / GSIM.student).absolute(),
         matching=matching_of(config),
         codec=config.vae.absolute(),
-        prompts=Prompts.of_classes(prompts_of(config)),
+        prompts=prompts_of(config),
         judge=config.figures.judge(),
         measured=min(REWARD_SAMPLES, config.figures.samples),
         seed=config.seed,
@@ -204,14 +217,17 @@ def reinforcement(config: Config, storage: Storage) -> Task:
 TASKS = {GSIM.name: distillation, RL.name: reinforcement}
 
 
-def prompts_of(config: Config) -> tuple[str, ...]:
-    """Return a prompt for each class."""
+def prompts_of(config: Config) -> Prompts:
+    """Return a prompt for each class, or all prompts for a model that reads texts."""
+    classes = config.model.num_classes
+    if classes is None:
+        return read_texts(config.prompts or PICTURED)
     if config.prompts is not None:
-        return tuple(read_prompts(config.prompts, config.model.num_classes))
+        return Prompts.of_classes(read_prompts(config.prompts, classes))
     names = class_names_of(config)
     if not names:
-        raise ValueError(f"RL needs a prompt for each of {config.model.num_classes} classes: give --prompts FILE")
-    return tuple(class_prompts(names))
+        raise ValueError(f"RL needs a prompt for each of {classes} classes: give --prompts FILE")
+    return Prompts.of_classes(class_prompts(names))
 
 
 def class_names_of(config: Config) -> tuple[str, ...]:
@@ -221,11 +237,14 @@ def class_names_of(config: Config) -> tuple[str, ...]:
 
 
 def matching_of(config: Config) -> Matching:
-    return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), data=config.latents.absolute())
+    texts = config.texts.absolute() if config.texts else None
+    return Matching(gsim=config.gsim, teacher=config.teacher.absolute(), data=config.latents.absolute(), texts=texts)
 
 
 def plan_text(config: Config, size: int) -> str:
     """Return what the run takes on GPUs of `size` GB."""
+    if not isinstance(config.model, ModelConfig):
+        raise ValueError(f"--plan knows models of classes alone, {config.preset} reads texts")
     from marval_ray.plan.report import Planned, text_of  # takes seconds, and few ask for it
 
     planned = Planned(
@@ -251,7 +270,8 @@ def defaults(name: str, unnamed: Any = tyro.MISSING) -> Config:
         rl=preset.rl,
         rl_learner=preset.rl_learner,
         guard=preset.guard,
-        figures=FiguresConfig.of(preset.files, SAMPLERS[name]),
+        figures=FiguresConfig.of(preset.files, SAMPLERS[name], preset.loops),
+        stages=preset.stages,
     )
 
 

@@ -1,14 +1,16 @@
-"""Encode images once into latents, which all training reads. Ray Data spreads the work over a cluster.
+"""Encode images once into latents, or with DC-HT into codes and residuals, which all training reads. Ray Data spreads the work over a
+cluster.
 
     python jobs/encode.py --images data/fashion-mnist/train.parquet --out data/fashion-mnist/latents-train.parquet
     python jobs/encode.py --images imagenet/train --vae kl16.ckpt --out latents.arrow --workers 8 --gpus-per-worker 1
+    python jobs/encode.py --images pictures-with-prompts.parquet --vae models/dc-ht --out codes.parquet --gpus-per-worker 1
 
 The latents come in the order of the images, whatever the number of workers.
 """
 
+import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +28,13 @@ from actors import errors, local_ray
 from actors.encoder import Batch, Decoder, Encoder
 from actors.image_options import ImageOptions
 from marval_ray.config import check_at_least
-from marval_ray.families.mar.autoencoder import load_vae
-from marval_ray.families.mar.vae import VAE, codec_id
+from marval_ray.families.base import ImageEncoder
+from marval_ray.families.encoders import read_encoder
 from marval_ray.files.encoded_parts import Parts, Progress
-from marval_ray.files.encoding import ENCODING, Encoding
 from marval_ray.files.image_set import ImageSet, summary
 from marval_ray.files.image_tables import ImageTables
-from marval_ray.files.latent_files import latents_schema
-from marval_ray.files.latents import CLASSES, CODEC
+from marval_ray.files.latent_files import ARROW
+from marval_ray.files.latents import CLASSES
 from marval_ray.files.storage import Storage
 from marval_ray.files.tar_shards import TarShards
 from marval_ray.runs.lock import locked
@@ -45,13 +46,14 @@ PART = 4096
 @dataclass(frozen=True, kw_only=True)
 class Config(ImageOptions):
     out: Path
-    """The file to write: NAME.parquet, which learners read into memory, or NAME.arrow, which they map, as large data need."""
+    """The file to write: NAME.parquet, which learners read into memory, or NAME.arrow, which they map, as large data need; of DC-HT
+    Parquet alone."""
     flip: bool = False
     """Write each image's mirror image as well, behind it."""
     batch: int = 128
     """Images encoded at a time."""
     workers: int = 1
-    """Processes that hold the autoencoder."""
+    """Processes that hold the codec."""
     gpus_per_worker: float = 0.0
     """0 encodes on CPUs, one thread a worker."""
     group: int = 500
@@ -66,6 +68,35 @@ class Config(ImageOptions):
         check_at_least(1, self, "batch", "workers", "group", prefix="--")
 
 
+@dataclass(frozen=True)
+class Told:
+    """The columns of the file, with what made them. prompts: the text of each class, where the last column holds prompts."""
+
+    schema: pa.Schema
+    prompts: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, encoder: ImageEncoder, size: int, images: ImageSet) -> "Told":
+        schema = encoder.schema(size)
+        if encoder.reads_texts:
+            return cls(schema, images.names)
+        names = {CLASSES: json.dumps(images.names)} if images.names else {}
+        return cls(schema.with_metadata(schema.metadata | names), None)
+
+    @property
+    def digest(self) -> str:
+        """Name the prompts by hex digits; empty where there are none."""
+        return hashlib.sha256("\0".join(self.prompts).encode()).hexdigest() if self.prompts else ""
+
+    def table(self, batch: Batch) -> pa.Table:
+        """Return the rows of a batch without those of bad images."""
+        good = batch["fault"] == ""
+        *lists, _ = self.schema
+        columns = [pa.FixedSizeListArray.from_arrays(pa.array(batch[f.name][good].reshape(-1)), f.type.list_size) for f in lists]
+        labels = pa.array(batch["label"][good])
+        return pa.table([*columns, pa.array(self.prompts).take(labels) if self.prompts else labels], schema=self.schema)
+
+
 def main(config: Config) -> None:
     parts = Parts.of(config.out)
     with locked(Storage.of(str(parts.folder))):
@@ -75,19 +106,21 @@ def main(config: Config) -> None:
 
 def encode_into(parts: Parts, config: Config) -> None:
     """Encode what `parts` does not hold yet, and make one file of them."""
-    images = config.find(config.skip_bad)
-    vae = load_vae(config.vae)
-    decoder = config.decoder(vae)
-    schema = latent_schema(vae, decoder, images)
-    settings = f"{codec_id(vae)} {decoder} flip={config.flip}"
+    encoder = read_encoder(config.vae)
+    if encoder.reads_texts and config.out.suffix == ARROW:
+        raise ValueError(f"--out {config.out}: codes and residuals are written as Parquet, NAME.parquet")
+    images = config.find(config.skip_bad, encoder.reads_texts)
+    decoder = config.decoder(encoder.sizes)
+    told = Told.of(encoder, decoder.size, images)
+    settings = f"{encoder.id} {decoder} flip={config.flip}{told.digest}"
     before = begin(config, parts, images, settings)
     if before.images < len(images):
         start_ray(config)
         latents = encode(read(images, before.images), decoder, config)
-        for table, progress in cut(latents, before, schema, config, len(images)):
+        for table, progress in cut(latents, before, told, config, len(images)):
             parts.add(table, progress, images.digest(progress.images, settings))
     done, _ = parts.progress()
-    print(f"{config.out}: {summary(images, parts.join(config.out, config.group, schema), done.bad)}")
+    print(f"{config.out}: {summary(images, parts.join(config.out, config.group, told.schema), done.bad, encoder.reads_texts)}")
 
 
 def check_out(config: Config, parts: Parts) -> None:
@@ -110,23 +143,6 @@ def begin(config: Config, parts: Parts, images: ImageSet, settings: str) -> Prog
             "--resume, or --overwrite to begin anew"
         )
     return progress
-
-
-def latent_schema(vae: VAE, decoder: Decoder, images: ImageSet) -> pa.Schema:
-    """Return the columns of the latents, with what made them and the classes' names."""
-    shape = latent_shape(vae, decoder)
-    shift, scale = (tuple(values.flatten().tolist()) for values in (vae.shift, vae.scale))
-    encoding = Encoding(shape, decoder.size, decoder.channels, shift, scale)
-    metadata: dict[bytes | str, bytes | str] = {CODEC: codec_id(vae), ENCODING: encoding.json()}
-    if images.names:
-        metadata[CLASSES] = json.dumps(images.names)
-    return latents_schema(math.prod(shape), metadata)
-
-
-def latent_shape(vae: VAE, decoder: Decoder) -> tuple[int, int, int]:
-    """Return (C, h, w) of one image's latent."""
-    side = decoder.size // vae.sizes.stride
-    return vae.sizes.latent_channels, side, side
 
 
 def start_ray(config: Config) -> None:
@@ -171,7 +187,7 @@ def encode(images: ray.data.Dataset, decoder: Decoder, config: Config) -> ray.da
     )
 
 
-def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Config, total: int) -> Iterator[tuple[pa.Table, Progress]]:
+def cut(latents: ray.data.Dataset, done: Progress, told: Told, config: Config, total: int) -> Iterator[tuple[pa.Table, Progress]]:
     """Yield the latents of about PART images at a time, and how far they lead.
 
     Raises ValueError at the first image that cannot be encoded, after the latents before it, unless --skip-bad.
@@ -187,7 +203,7 @@ def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Co
                 raise ValueError(f"{faults[0]} (--skip-bad leaves such images out, --resume keeps what is encoded)")
             for fault in faults:
                 bar.write(f"left out: {fault}")
-            waiting.append(to_table(batch, schema))
+            waiting.append(told.table(batch))
             count = len(batch["label"]) // views
             if done.images == start:
                 bar.reset()  # its clock: the pace is that of workers at work, without Ray's start
@@ -200,16 +216,6 @@ def cut(latents: ray.data.Dataset, done: Progress, schema: pa.Schema, config: Co
                 waiting = []
     if waiting:
         yield pa.concat_tables(waiting), done
-
-
-def to_table(batch: Batch, schema: pa.Schema) -> pa.Table:
-    """Return the latents of a batch without those of bad images."""
-    good = batch["fault"] == ""
-    vectors = [
-        pa.FixedSizeListArray.from_arrays(pa.array(batch[name][good].reshape(-1)), schema.field(name).type.list_size)
-        for name in ("mean", "std")
-    ]
-    return pa.table([*vectors, pa.array(batch["label"][good])], schema=schema)
 
 
 def log_of(config: Config) -> Path:

@@ -23,7 +23,7 @@ from marval_ray.families.base import Backbone, FamilyConfig
 from marval_ray.files.fit import save_weights
 from marval_ray.files.storage import Storage
 from marval_ray.hub.exported import INDEX, Index, furnish, index_beside
-from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.hub.layout import codec_beside, load_model, texts_beside
 from marval_ray.hub.upload import HUB, upload
 from marval_ray.runs.card import index_of, present, told_in
 from marval_ray.runs.folder import SETTINGS
@@ -41,8 +41,10 @@ class Config:
     """A folder, or hub:OWNER/NAME, where the token of `hf auth login` is used."""
     vae: Path | None = None
     """The codec; by default the one that config.json names."""
+    texts: Path | None = None
+    """Text encoder of a model that reads texts; by default the one that config.json names."""
     loops: int | None = None
-    """N_AR that the pipeline draws with unless told otherwise; by default that of model_index.json, else 64 or all tokens."""
+    """N_AR that the pipeline draws with unless told otherwise; by default that of model_index.json, else the model's own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     licence: str | None = None
     """Of the teacher's weights, which a student inherits, as the Hub spells it; the Hub needs it unless the teacher is the embedded one."""
@@ -61,24 +63,26 @@ def main(config: Config) -> None:
     model = load_model(student)
     codec = config.vae or codec_beside(student)
     model.config.family.codec(codec, model.config)  # one that does not fit is refused before anything is written
+    texts = config.texts or texts_beside(student)
+    model.config.family.conditioner(model.config, model.device, texts)  # so is a text encoder
     index = index_for(student, model.config, config)
     if config.to.startswith(HUB):
         check_licence(index, student)
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), student, model, codec, index, config.dtype)
+            write(Path(folder), student, model, codec, texts, index, config.dtype)
             print(upload(Path(folder), config.to.removeprefix(HUB), config.hub, config.private))
         return
     place = Path(config.to)
     overwritten = config.overwrite and (place / INDEX).exists() and not (place / SETTINGS).exists()
     if place.exists() and not overwritten and any(place.iterdir()):
         raise ValueError(f"{place} is not empty: name another folder, or --overwrite an export")
-    write(place, student, model, codec, index, config.dtype)
+    write(place, student, model, codec, texts, index, config.dtype)
     print(f"{place}: python jobs/sample.py --checkpoint {place}")
 
 
 def index_for(student: Path, model: FamilyConfig, config: Config) -> Index:
     """Return what the student's folder says, or what a run tells that has none yet, under what the options say."""
-    index = index_beside(student) or index_of(student.parent, min(64, model.num_tokens))
+    index = index_beside(student) or index_of(student.parent, min(model.family.loops, model.num_tokens))
     loops = config.loops or index.loops
     check_loops((loops,), "--loops")
     if loops > model.num_tokens:
@@ -96,9 +100,9 @@ def check_licence(index: Index, student: Path) -> None:
         )
 
 
-def write(folder: Path, student: Path, model: Backbone, codec: Path, index: Index, dtype: str) -> None:
+def write(folder: Path, student: Path, model: Backbone, codec: Path, texts: Path | None, index: Index, dtype: str) -> None:
     """Write what a run's folder has of the model, and nothing of the run."""
-    furnish(Storage(None, folder), model.config, codec)
+    furnish(Storage(None, folder), model.config, codec, texts)
     save_weights(folder / STUDENT, model.state_dict(), DTYPES[dtype])
     present(folder, index, student.parent)
     grid = student.parent / "grid.png"

@@ -51,7 +51,7 @@ def main(config: Config) -> None:
     if config.write:
         check_config(config.vae, config.write == "channels")
     images, vae = config.find(skip_bad=True), load_vae(config.vae)
-    decoder = config.decoder(vae)
+    decoder = config.decoder(vae.sizes)
     vae, random = vae.to(own_device()), torch.Generator().manual_seed(config.seed)
     chosen = np.random.default_rng(config.seed).choice(len(images), min(config.count, len(images)), replace=False)
     pixels = decoded(images.pick(np.sort(chosen)), decoder, config.batch)

@@ -3,21 +3,24 @@
     python jobs/sample.py --labels 0-9 --per-label 8 --out grid.png
     python jobs/sample.py --checkpoint runs/distill --n-ar 8 --out pictures
     python jobs/sample.py --teacher --labels 0-9 --per-label 200 --seed 1 --out teacher.npz
+    python jobs/sample.py --checkpoint runs/dc-ar --prompt "a red apple" --per-label 4
 
-Image i depends on the seed, i and its class alone, whatever the batch.
+Image i depends on the seed, i and its class or prompt alone, whatever the batch.
 """
 
 from dataclasses import dataclass
 from mimetypes import guess_type
 from pathlib import Path
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from marval_ray import cli
 from marval_ray.class_names import known_names
 from marval_ray.files.atomic import atomic_path, check_out
 from marval_ray.files.images import encode_png, to_pixels, write_npz
+from marval_ray.prompts import read_texts
 from marval_ray.runs import report
 from marval_ray.source import Source, defaults
 from marval_ray.types import Prompts
@@ -27,12 +30,18 @@ SUFFIXES = (".png", ".npz")
 
 @dataclass(frozen=True)
 class Config(Source):
+    prompt: tuple[str, ...] = ()
+    """Of a model that reads texts: what to draw."""
+    prompts: Path | None = None
+    """The same from a text file, a prompt on each line."""
     out: Path = Path("samples.png")
-    """NAME.png: a grid with a row for each class. NAME.npz: arr_0 uint8 (N, H, W, C) and arr_1 labels, as ADM writes
-    them. A name that is none of a file: a folder with a PNG file for each image."""
+    """NAME.png: a grid with a row for each class or prompt. NAME.npz: arr_0 uint8 (N, H, W, C) and arr_1 labels, or numbers of prompts
+    from 0, as ADM writes them. A name that is none of a file: a folder with a PNG file for each image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prompt and self.prompts:
+            raise ValueError("--prompt and --prompts exclude each other")
         names_file = self.out.suffix in SUFFIXES
         if not names_file and (self.out.is_file() or self.out.suffix == ".npy" or guess_type(self.out.name)[0]):
             raise ValueError(f"--out {self.out} names a file: end the name in {' or '.join(SUFFIXES)}, or name a folder")
@@ -41,25 +50,52 @@ class Config(Source):
         check_out(self.out if names_file else self.out / "image.png")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A grid's rows, each of so many images of one class or prompt, as `kind` says. labels: the number of each image's class or prompt."""
+
+    kind: str
+    prompts: Prompts
+    labels: Int64[Tensor, " N"]
+    titles: list[str]
+
+
 def main(config: Config) -> None:
     generation = config.generation()
     classes = generation.model.config.num_classes
-    labels = config.label_tensor(classes)
-    images = generation.images(Prompts.of_labels(labels), config.seed, progress=f"N_AR={generation.loops}")
-    names = known_names(config.weights, classes) or [f"class {label}" for label in range(classes)]
-    write(config.out, images, labels, [names[label] for label in labels[:: config.per_label].tolist()])
+    rows = rows_of_texts(config) if classes is None else rows_of_classes(config, classes)
+    images = generation.images(rows.prompts, config.seed, progress=f"N_AR={generation.loops}")
+    write(config.out, images, rows)
     print(f"{config.out}: {len(images)} images")
 
 
-def write(out: Path, images: Float[Tensor, "N C H W"], labels: Tensor, rows: list[str]) -> None:
-    """Write in the form that the name asks for; `rows` are the titles of a grid's rows."""
+def rows_of_classes(config: Config, classes: int) -> Rows:
+    """Return what --labels asks for. Raises ValueError when prompts are given instead."""
+    if config.prompt or config.prompts:
+        raise ValueError(f"{config.weights} reads classes, not texts: give --labels in the place of prompts")
+    labels = config.label_tensor(classes)
+    names = known_names(config.weights, classes) or [f"class {label}" for label in range(classes)]
+    return Rows("class", Prompts.of_labels(labels), labels, [names[label] for label in labels[:: config.per_label].tolist()])
+
+
+def rows_of_texts(config: Config) -> Rows:
+    """Return what --prompt or --prompts asks for. Raises ValueError when neither is given, or the file holds none."""
+    if not config.prompt and not config.prompts:
+        raise ValueError(f"{config.weights} reads texts: give --prompt TEXT or --prompts FILE")
+    texts = read_texts(config.prompts) if config.prompts else Prompts(config.prompt)
+    numbers = torch.arange(len(texts)).repeat_interleave(config.per_label)
+    return Rows("prompt", texts.each(config.per_label), numbers, list(map(report.wrapped, texts.texts)))
+
+
+def write(out: Path, images: Float[Tensor, "N C H W"], rows: Rows) -> None:
+    """Write in the form that the name asks for."""
     if out.suffix == ".npz":
-        write_npz(out, to_pixels(images), labels.numpy())
+        write_npz(out, to_pixels(images), rows.labels.numpy())
     elif out.suffix == ".png":
-        report.save_grid(out, images, len(images) // len(rows), rows)
+        report.save_grid(out, images, len(images) // len(rows.titles), rows.titles)
     else:
-        for index, (pixels, label) in enumerate(zip(to_pixels(images), labels.tolist())):
-            with atomic_path(out / f"{index:06d}_class{label}.png") as temporary:
+        for index, (pixels, label) in enumerate(zip(to_pixels(images), rows.labels.tolist())):
+            with atomic_path(out / f"{index:06d}_{rows.kind}{label}.png") as temporary:
                 temporary.write_bytes(encode_png(pixels))
 
 

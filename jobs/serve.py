@@ -33,7 +33,7 @@ from actors.serving.endpoint import application, demands
 from actors.serving.endpoint_config import EndpointConfig
 from actors.serving.sampler import Served, check_draws
 from marval_ray import cli
-from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.hub.layout import codec_beside, load_model, texts_beside
 from marval_ray.runs.students import modified, readable_student_of, students
 
 
@@ -96,7 +96,7 @@ def check(student: Path, config: Config) -> None:
     """Raise ValueError when the student cannot be served: here, and not in a replica's log."""
     model = load_model(student)
     codec = model.config.family.codec(config.vae or codec_beside(student), model.config)
-    check_draws(Served(model.eval(), codec, "first"), student)
+    check_draws(Served(model.eval(), codec, "first", config.texts or texts_beside(student)), student)
 
 
 def watch(config: Config, stop: threading.Event) -> None:

@@ -36,7 +36,7 @@ from marval_ray.files.fit import save_weights
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
-from marval_ray.presets import MODELS, PRESETS, SAMPLERS, TEACHERS
+from marval_ray.presets import MAR_MODELS, PRESETS, SAMPLERS, TEACHERS
 from marval_ray.runs import report
 from marval_ray.runs.folder import RECORDS, check_run_folder, open_run_folder
 from marval_ray.runs.lock import locked
@@ -133,7 +133,7 @@ def defaults(name: str) -> Config:
     """Return the settings of a preset."""
     files = PRESETS[name].files
     return Config(
-        preset=name, latents=files.latents or tyro.MISSING, vae=files.vae or tyro.MISSING, model=MODELS[name], learner=TEACHERS[name],
+        preset=name, latents=files.latents or tyro.MISSING, vae=files.vae or tyro.MISSING, model=MAR_MODELS[name], learner=TEACHERS[name],
         sampler=SAMPLERS[name],
     )  # fmt: skip
 

@@ -49,6 +49,8 @@ class GSIMConfig:
     """Updates of the auxiliary network before each update of the student."""
     repeats: int = 1
     """Draws of (t, e) for each student token in an auxiliary update."""
+    freeze_backbone: bool = False
+    """Train the denoising heads alone, of student and auxiliary network."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.t_min <= self.t_max <= 999:

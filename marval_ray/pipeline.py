@@ -2,6 +2,7 @@
 
     pipeline = MarvalPipeline.from_pretrained("models/mine").to("cuda", torch.bfloat16)
     pipeline(class_labels=[3, "ankle boot"], num_loops=8, generator=torch.Generator().manual_seed(0)).images[0].save("one.png")
+    pipeline(prompts=["a red apple"])  # of a student that reads texts
 """
 
 import math
@@ -21,7 +22,7 @@ from marval_ray.diffusion.samplers import Tempered
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.images import to_pixels
 from marval_ray.hub.exported import Index
-from marval_ray.hub.layout import codec_beside, load_model
+from marval_ray.hub.layout import codec_beside, load_model, texts_beside
 from marval_ray.runs.students import student_of
 from marval_ray.types import Prompts, Tokens
 
@@ -55,7 +56,9 @@ class MarvalPipeline:
         index, weights = Index.read(folder), student_of(folder)
         model = load_model(weights).eval().requires_grad_(False)
         codec = model.config.family.codec(codec_beside(weights), model.config)
-        return cls(student_generation(model.to(torch_dtype), codec, index.loops), index)
+        texts = texts_beside(weights)
+        model.config.family.conditioner(model.config, model.device, texts)  # one that does not fit is refused here
+        return cls(student_generation(model.to(torch_dtype), codec, index.loops, texts=texts), index)
 
     @property
     def device(self) -> torch.device:
@@ -82,22 +85,23 @@ class MarvalPipeline:
 
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str],
+        class_labels: int | str | Sequence[int | str] = (),
         num_loops: int | None = None,
         generator: torch.Generator | int = 0,
         temperature: float = 1.0,
         output_type: OutputType = "pil",
         batch_size: int = 64,
         callback_on_loop_end: OnLoop | None = None,
+        prompts: str | Sequence[str] = (),
     ) -> PipelineOutput:
-        """Draw an image for each label, which is a number or a class name.
+        """Draw an image for each label, which is a number or a class name, or of a student that reads texts for each of `prompts`.
 
         num_loops: N_AR, 1..number of tokens; by default that of model_index.json. generator: its initial seed counts, or a seed
         itself: image i is what `jobs/sample.py --seed` draws as its image i. temperature: factor of the noise, 0..2.
         callback_on_loop_end: called with the pipeline, the loop's number, 0.., and the tokens so far, (B, L, D).
         Raises ValueError when a label or a number is out of range.
         """
-        prompts = Prompts.of_labels(torch.tensor([self._label(one) for one in listed(class_labels)]))
+        wanted = self._wanted(listed(class_labels), listed(prompts))
         seed = generator if isinstance(generator, int) else generator.initial_seed()
         check_seed(seed, "the seed")
         tokens, loops = self.generation.model.config.num_tokens, num_loops or self.index.loops
@@ -109,7 +113,7 @@ class MarvalPipeline:
             raise ValueError(f"temperature must be in 0..2, got {temperature}")
         sampler = Tempered(self.generation.model.one_step, temperature)
         generation = replace(self.generation, sampler=sampler, loops=loops, batch=batch_size)
-        batches = math.ceil(len(prompts) / batch_size)
+        batches = math.ceil(len(wanted) / batch_size)
         with tqdm(**{"total": batches * loops, "unit": "loop"} | self._bar) as bar:
 
             def on_loop(loop: int, tokens: Tokens) -> None:
@@ -117,7 +121,19 @@ class MarvalPipeline:
                 if callback_on_loop_end is not None:
                     callback_on_loop_end(self, loop, tokens.values)
 
-            return PipelineOutput(shown(generation.images(prompts, seed, on_loop=on_loop), output_type))
+            return PipelineOutput(shown(generation.images(wanted, seed, on_loop=on_loop), output_type))
+
+    def _wanted(self, labels: list[int | str], texts: list[str]) -> Prompts:
+        """Return what to draw. Raises ValueError when nothing is asked for, or labels of a model that reads texts, or texts of another."""
+        if self.generation.model.config.num_classes is None:
+            if labels or not texts:
+                raise ValueError("the model reads texts: give prompts, one for each image, and no class_labels")
+            return Prompts(tuple(texts))
+        if texts:
+            raise ValueError("the model reads classes: give class_labels in the place of prompts")
+        if not labels:
+            raise ValueError("class_labels is empty: give a number or a class name for each image")
+        return Prompts.of_labels(torch.tensor([self._label(one) for one in labels]))
 
     def _label(self, wanted: int | str) -> int:
         if isinstance(wanted, str):
@@ -131,12 +147,9 @@ class MarvalPipeline:
         return wanted
 
 
-def listed(labels: int | str | Sequence[int | str]) -> list[int | str]:
-    """Return one label, or several, as a list. Raises ValueError when there is none."""
-    several = [labels] if isinstance(labels, (int, str)) else list(labels)
-    if not several:
-        raise ValueError("class_labels is empty: give a number or a class name for each image")
-    return several
+def listed(wanted: Any) -> list[Any]:
+    """Return one label or text, or several, as a list."""
+    return [wanted] if isinstance(wanted, (int, str)) else list(wanted)
 
 
 def shown(images: Tensor, output_type: OutputType) -> Any:

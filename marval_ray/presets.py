@@ -7,10 +7,13 @@ from marval_ray.config import Files, GSIMConfig, GuardConfig, LearnerConfig, RLC
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
+from marval_ray.families.dcar import presets as dcar
+from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
-PresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l", "mar-b-24gb", "mar-b-80gb"]
+ClassPresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l", "mar-b-24gb", "mar-b-80gb"]
+PresetName = Literal[ClassPresetName, "dc-ar-512"]
 """As options have them; a test holds that these are the keys of the tables."""
 
 _TINY = ModelConfig(
@@ -21,23 +24,28 @@ _TINY = ModelConfig(
 )  # fmt: skip
 _ONE_GPU = {"mar-b-24gb": "mar-b", "mar-b-80gb": "mar-b"}
 """What presets for one GPU are made of."""
-MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": _TINY, **mar.MODELS}
-MODELS |= {name: MODELS[model] for name, model in _ONE_GPU.items()}
+MAR_MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": _TINY, **mar.MODELS}
+MAR_MODELS |= {name: MAR_MODELS[model] for name, model in _ONE_GPU.items()}
+MODELS: dict[str, ModelConfig | DCARConfig] = {**MAR_MODELS, **dcar.MODELS}
 _TINY_SAMPLER = assets_index.teacher_sampler()
 SAMPLERS: dict[str, Ancestral] = dict.fromkeys(("tiny", "tiny-paper"), _TINY_SAMPLER) | mar.SAMPLERS
-SAMPLERS |= {name: SAMPLERS[model] for name, model in _ONE_GPU.items()}
+SAMPLERS |= {name: SAMPLERS[model] for name, model in _ONE_GPU.items()} | dcar.SAMPLERS
 """How each teacher draws best."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    model: ModelConfig
+    """loops: N_AR at which students are shown and measured."""
+
+    model: ModelConfig | DCARConfig
     gsim: GSIMConfig
     learner: LearnerConfig
     rl: RLConfig
     rl_learner: LearnerConfig
     guard: GuardConfig = GuardConfig()
     files: Files = Files()
+    loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    stages: Literal["gsim,rl", "gsim", "rl"] = "gsim,rl"
 
 
 # Of the published models; docs/method.md says of each setting whether it is the paper's, and why, where it is ours.
@@ -121,8 +129,13 @@ PRESETS: dict[str, Preset] = {
         name: Preset(model=model, gsim=_PUBLISHED_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL)
         for name, model in mar.MODELS.items()
     },
-    "mar-b-24gb": _preset_for_one_gpu(MODELS["mar-b-24gb"], batch=32, rl_batch=8, chunk=4),
-    "mar-b-80gb": _preset_for_one_gpu(MODELS["mar-b-80gb"], batch=128, rl_batch=16, chunk=16),
+    "mar-b-24gb": _preset_for_one_gpu(MAR_MODELS["mar-b-24gb"], batch=32, rl_batch=8, chunk=4),
+    "mar-b-80gb": _preset_for_one_gpu(MAR_MODELS["mar-b-80gb"], batch=128, rl_batch=16, chunk=16),
+    # Guidance is the one with which its authors draw; the head alone is trained, so that codes stay the teacher's.
+    "dc-ar-512": Preset(
+        model=dcar.MODELS["dc-ar-512"], gsim=replace(_PUBLISHED_GSIM, w=dcar.SAMPLERS["dc-ar-512"].cfg, freeze_backbone=True),
+        learner=_PAPER, rl=replace(_PAPER_ROLES, loops=(dcar.LOOPS,), last=1), rl_learner=_PAPER_RL, loops=(dcar.LOOPS,), stages="gsim",
+    ),
 }  # fmt: skip
 """Defaults of `jobs/distill.py`; those of mar-* and detok-* are the paper's (supplement, Tables 1 and 2) where it says something, whose own
-teachers are MAR's."""
+teachers are MAR's. Of DC-AR it says nothing: its learner is that of MAR."""

@@ -18,7 +18,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.tensors import check_there
 from marval_ray.hub.exported import index_beside
-from marval_ray.hub.layout import codec_beside, load_model, read_config
+from marval_ray.hub.layout import codec_beside, load_model, read_config, texts_beside
 from marval_ray.presets import MODELS, SAMPLERS, PresetName
 from marval_ray.runs.stage import TEACHER
 from marval_ray.runs.students import student_of, students
@@ -38,14 +38,16 @@ class Source:
     preset: PresetName | None = None
     """Sizes of a checkpoint that has no config.json beside it, such as MAR's checkpoint-last.pth."""
     vae: Path | None = None
-    """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""
+    """Autoencoder: a diffusers folder, KL-16's file, or DC-HT's folder; by default the one that config.json names."""
+    texts: Path | None = None
+    """Text encoder of a model that reads texts: T5's folder; by default the one that config.json names."""
     labels: str = "0-9"
     """Class numbers, such as 3 or 0-9 or 0,2,5-7."""
     per_label: int = 10
-    """Images of each class."""
+    """Images of each class, or prompt."""
     seed: int = 0
     n_ar: int | None = None
-    """Auto-regressive loops an image; by default those of model_index.json, else 64 or all tokens."""
+    """Auto-regressive loops an image; by default those of model_index.json, else the model's: 64 or all tokens, 12 of DC-AR."""
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -61,16 +63,18 @@ class Source:
         config = MODELS[self.preset] if self.preset else read_config(path.parent)
         model = load_model(path, config)
         index = index_beside(path)
-        loops = self.n_ar or (index.loops if index else min(64, config.num_tokens))
+        loops = self.n_ar or (index.loops if index else min(config.family.loops, config.num_tokens))
         if loops > config.num_tokens:
             raise ValueError(f"--n-ar {loops} is more than the {config.num_tokens} tokens of an image")
         device = own_device()
         model, codec = model.to(device).eval(), config.family.codec(self.vae or codec_beside(path), config).to(device)
+        texts = self.texts or texts_beside(path)
+        config.family.conditioner(config, device, texts)  # a text encoder that does not fit is refused before anything is drawn
         if self.teacher:
-            return Generation(model, codec, self.sampler, loops, self.batch)
-        return student_generation(model, codec, loops, self.batch)
+            return Generation(model, codec, self.sampler, loops, self.batch, texts)
+        return student_generation(model, codec, loops, self.batch, texts)
 
-    def label_tensor(self, num_classes: int) -> Int64[Tensor, " N"]:
+    def label_tensor(self, num_classes: int | None) -> Int64[Tensor, " N"]:
         """Return each class `per_label` times, class by class. Raises ValueError as `parse_labels` does."""
         return torch.tensor(parse_labels(self.labels, num_classes)).repeat_interleave(self.per_label)
 
@@ -101,8 +105,13 @@ def preset_of(checkpoint: Path) -> str | None:
     return next((name for name, model in MODELS.items() if model == config), None)
 
 
-def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Turn "0,2,5-7" into [0, 2, 5, 6, 7]. Raises ValueError when that is not what `text` looks like, or out of range."""
+def parse_labels(text: str, num_classes: int | None) -> list[int]:
+    """Turn "0,2,5-7" into [0, 2, 5, 6, 7].
+
+    Raises ValueError when that is not what `text` looks like, or out of range, and for a model without classes.
+    """
+    if num_classes is None:
+        raise ValueError("the checkpoint reads texts, and this needs a model of classes")
     labels: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

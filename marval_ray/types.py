@@ -28,6 +28,10 @@ class Prompts:
         labels = None if self.labels is None else self.labels[list(places)]
         return Prompts(tuple(self.texts[place] for place in places), labels)
 
+    def each(self, times: int) -> "Prompts":
+        """Return each of them so many times: the first, the first again, ..., the last."""
+        return self[[place // times for place in range(times * len(self))]]
+
     def in_turn(self, count: int) -> "Prompts":
         """Return `count` of them: the first, the second, ..., the last, the first again."""
         return self[[place % len(self) for place in range(count)]]

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from small import MODEL, write_random_latents
 
-from marval_ray.files.encoding import ENCODING, Encoding
-from marval_ray.files.latents import CODEC, LatentDataset, check_latents
+from marval_ray.files.encoding import CODEC, ENCODING, Encoding
+from marval_ray.files.latents import LatentDataset, check_latents
 
 COUNT = 40
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from small_dcar import WORDS, write_dcht
 from test_matcher import Still
 from transformers import T5Config, T5Model, T5Tokenizer
 
@@ -14,7 +14,6 @@ from marval_ray.diffusion.samplers import Ancestral, Exploring
 from marval_ray.distil.matcher import ScoreMatcher
 from marval_ray.distil.student import Denoiser, Student
 from marval_ray.draws import Draws
-from marval_ray.families import family_named
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
@@ -32,11 +31,7 @@ SMALL = DCARConfig(
     side=4, num_codes=11, token_channels=8, text_length=5, text_width=12, width=16, depth=2, heads=2, mlp_width=24, head_width=16,
     head_depth=1, image_size=128,
 )  # fmt: skip
-NETWORKS = {"small": DCHTConfig((8, 8, 8, 32, 32, 32), (0, 1, 1, 1, 1, 1), (0, 1, 1, 1, 1, 1))}
-DC_HT = {
-    "model_type": "dc_ht", "model_name": "small", "quantizer_type": "hybrid_vq", "codebook_size": 11, "codebook_embed_dim": 8,
-    "codebook_l2_norm": True, "commit_loss_beta": 0.25,
-}  # fmt: skip
+TOKENIZER = DCHTConfig((8, 8, 8, 32, 32, 32), (0, 1, 1, 1, 1, 1), (0, 1, 1, 1, 1, 1), token_channels=8, num_codes=11)
 LOOPS = 4
 
 
@@ -57,10 +52,7 @@ def text() -> TextStates:
 @pytest.fixture
 def dcht_folder(tmp_path):
     torch.manual_seed(0)
-    network = DCHT(DCHTConfig(**asdict(NETWORKS["small"]) | {"num_codes": 11, "token_channels": 8}))
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(DC_HT), encoding="utf-8")
-    return tmp_path
+    return write_dcht(tmp_path, DCHT(TOKENIZER).state_dict(), TOKENIZER)
 
 
 def linear(name: str, out: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -148,17 +140,17 @@ def test_sizes_that_do_not_go_together_are_refused():
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_the_tokenizer_is_read_from_its_published_folder(dcht_folder, kind):
-    codec = DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
+    codec = DCHTCodec.read(dcht_folder, SMALL)
     if kind == "bin":
         (dcht_folder / "model.safetensors").unlink()
         torch.save(codec.tokenizer.state_dict(), dcht_folder / "pytorch_model.bin")
-    assert DCHTCodec.read(dcht_folder, SMALL, NETWORKS).id == codec.id
+    assert DCHTCodec.read(dcht_folder, SMALL).id == codec.id
 
 
 def test_a_text_encoder_needs_three_files_of_t5(tmp_path):
     """The tokenizer's settings are T5's own."""
     T5Model(T5Config(vocab_size=128, d_model=SMALL.text_width, d_kv=6, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
-    words = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", *(f"<extra_id_{i}>" for i in reversed(range(100))))
+    words = (*WORDS[:6], *(f"<extra_id_{i}>" for i in reversed(range(100))))
     T5Tokenizer([(word, -1.0) for word in words]).save_pretrained(tmp_path)
     for name in {path.name for path in tmp_path.iterdir()} - {file.name for file in PUBLISHED["t5-base"].files}:
         (tmp_path / name).unlink()
@@ -171,7 +163,7 @@ def test_a_text_encoder_needs_three_files_of_t5(tmp_path):
 
 
 def test_images_of_tokens_are_bounded_and_have_a_gradient(dcht_folder):
-    codec = DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
+    codec = DCHTCodec.read(dcht_folder, SMALL)
     tokens = codec.encode(torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1)
     assert tokens.values.shape == (2, 16, 8) and tokens.codes.max() < 11
     values = tokens.values.clone().requires_grad_()
@@ -189,26 +181,27 @@ def test_images_of_tokens_are_bounded_and_have_a_gradient(dcht_folder):
     ("change", "message"),
     [
         ({"quantizer_type": "vq"}, "quantizer_type is 'vq', DC-HT has 'hybrid_vq'"),
-        ({"model_name": "dc-ae-f64"}, "model_name is 'dc-ae-f64', DC-HT has 'small'"),
+        ({"model_name": "dc-ae-f64"}, "model_name is 'dc-ae-f64', DC-HT has 'dc-ae-f32-in-1.0' or "),
         ({"codebook_l2_norm": False}, "codebook_l2_norm is False"),
         ({"model_type": "vit"}, "model_type is 'vit'"),
         ({"codebook_size": 12}, r"does not fit the model: quantize.embedding.weight is \(11, 8\), the model needs \(12, 8\)"),
     ],
 )
 def test_another_tokenizer_is_refused(dcht_folder, change, message):
-    (dcht_folder / "config.json").write_text(json.dumps(DC_HT | change), encoding="utf-8")
+    told = json.loads((dcht_folder / "config.json").read_text(encoding="utf-8"))
+    (dcht_folder / "config.json").write_text(json.dumps(told | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
+        DCHTCodec.read(dcht_folder, SMALL)
 
 
 def test_a_tokenizer_of_another_model_or_without_files_is_refused(dcht_folder):
     with pytest.raises(ValueError, match="has 11 codes of 8 channels and images of 512 pixels, the model 16384 codes of 32"):
-        DCHTCodec.read(dcht_folder, DCARConfig(), NETWORKS)
+        DCHTCodec.read(dcht_folder, DCARConfig())
     with pytest.raises(ValueError, match="images of 128 pixels, the model .* images of 64 pixels"):
-        DCHTCodec.read(dcht_folder, replace(SMALL, image_size=64), NETWORKS)
+        DCHTCodec.read(dcht_folder, replace(SMALL, image_size=64))
     (dcht_folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="there is no checkpoint at .*model.safetensors"):
-        DCHTCodec.read(dcht_folder, SMALL, NETWORKS)
+        DCHTCodec.read(dcht_folder, SMALL)
     (dcht_folder / "config.json").unlink()
     with pytest.raises(ValueError, match="config.json is missing"):
         FAMILY.codec(dcht_folder, SMALL)
@@ -229,7 +222,7 @@ def test_padding_and_the_words_of_no_text_are_as_many_as_the_text_has(model, tex
     codes = torch.zeros(4, 16, dtype=torch.long)
     context = DCARContext.of(codes, torch.ones_like(codes, dtype=torch.bool), text, torch.zeros(4, 16, 8))
     spoiled = TextStates(text.states.masked_fill(~text.real[..., None], 7.0), text.real)
-    assert torch.equal(model.conditions(context), model.conditions(context.with_text(spoiled)))
+    assert torch.equal(model.conditions(context), model.conditions(replace(context, text=spoiled)))
     alone = model.conditions(model.unconditional(context)).unflatten(0, (4, 16))
     assert (alone[0] - alone[1]).abs().max() > 1e-3  # of texts of one word and of five
 
@@ -278,15 +271,6 @@ def test_gsim_pulls_towards_the_guided_score(model, text):
     model.zero_grad()
     match.loss.value.backward()
     assert losses[0] == 0 < losses[1] and model.get_parameter("blocks.0.cross_attn.kv_linear.weight").grad.abs().sum() > 0
-
-
-def test_no_job_knows_it_yet(tmp_path):
-    with pytest.raises(ValueError, match="model family 'dcar' is unknown; there are mar"):
-        family_named("dcar")
-    with pytest.raises(ValueError, match="DC-AR cannot be distilled yet"):
-        FAMILY.contexts(tmp_path, SMALL, 0, 1)
-    with pytest.raises(ValueError, match="DC-AR cannot be drawn by jobs yet"):
-        FAMILY.conditioner(SMALL, torch.device("cpu"))
 
 
 def test_uniform_draws_have_streams_as_normal_ones_have():

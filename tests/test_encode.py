@@ -18,9 +18,9 @@ from marval_ray.embedded import assets_index
 from marval_ray.families.mar.autoencoder import load_vae
 from marval_ray.families.mar.vae import codec_id
 from marval_ray.files.encoded_parts import Parts
-from marval_ray.files.encoding import Encoding
+from marval_ray.files.encoding import CODEC, Encoding
 from marval_ray.files.latent_files import open_latents
-from marval_ray.files.latents import CLASSES, CODEC, check_latents
+from marval_ray.files.latents import CLASSES, check_latents
 from marval_ray.files.storage import Storage
 from marval_ray.runs.lock import locked
 

@@ -14,7 +14,7 @@ ROOMS = {
         "files": {"types"},
         "diffusion": {"loss"},
         "rewards": {"files"},
-        "families": {"diffusion", "draws", "files", "loss", "positions", "types"},
+        "families": {"device", "diffusion", "draws", "files", "loss", "positions", "types"},
         "evaluation": {"families", "files", "types"},
         "distil": {"config", "device", "diffusion", "draws", "families", "loss"},
         "reinforce": {"config", "diffusion", "distil", "draws", "evaluation", "families", "loss", "positions", "rewards", "types"},

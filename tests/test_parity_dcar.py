@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Recording, largest_gap, read_recording
-from transformers import T5Config, T5Model, T5Tokenizer
+from small_dcar import recorded_model, recorded_tokenizer, write_t5
+from transformers import T5Tokenizer
 
 from marval_ray.diffusion.loss import diffusion_terms
 from marval_ray.diffusion.samplers import Ancestral
@@ -26,7 +27,6 @@ from marval_ray.files.fit import load_strictly
 from marval_ray.types import Prompts, Tokens
 
 ATOL, ATOL_STATES, ATOL_CHAIN, ATOL_IMAGE = 1e-5, 1e-4, 1e-3, 1e-3
-WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,12 @@ def recording(dcar_fixture_path) -> Recording:
 
 @pytest.fixture(scope="module")
 def config(recording) -> DCARConfig:
-    c = recording.config["generator"]["model"]
-    generator, head = c["generator"], c["generator"]["diffusion"]
-    return DCARConfig(
-        side=int(generator["image_seq_len"] ** 0.5), num_codes=c["vq_model"]["codebook_size"], token_channels=c["vq_model"]["token_size"],
-        residual_scale=head["vae_scale"], text_length=c["text_token_length"], text_width=c["context_dim"], width=generator["hidden_size"],
-        depth=generator["num_hidden_layers"], heads=generator["num_attention_heads"], mlp_width=generator["intermediate_size"],
-        head_width=head["width"], head_depth=head["depth"], code_guidance=1 + recording.config["sampling"]["guidance_scale"],
-        code_temperature=recording.config["sampling"]["randomize_temperature"], image_size=256,
-    )  # fmt: skip
+    return recorded_model(recording)
 
 
 @pytest.fixture(scope="module")
 def t5_folder(recording, tmp_path_factory) -> Path:
-    """As it is published: the whole T5, decoder too, and a tokenizer."""
-    folder = tmp_path_factory.mktemp("t5")
-    model = T5Model(T5Config(**recording.config["text"]))
-    report = model.load_state_dict(recording.group("state/t5"), strict=False)
-    assert not report.unexpected_keys
-    model.save_pretrained(folder)
-    T5Tokenizer([(word, -1.0) for word in WORDS], extra_ids=0).save_pretrained(folder)
-    return folder
+    return write_t5(tmp_path_factory.mktemp("t5"), recording)
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +78,7 @@ def text(recording) -> TextStates:
 
 @pytest.fixture(scope="module")
 def tokenizer(recording) -> DCHT:
-    c = recording.config["tokenizer"]
-    network = DCHT(
-        DCHTConfig(
-            *(tuple(c[name]) for name in ("width_list", "enc_depth_list", "dec_depth_list")), c["latent_channels"], c["codebook_size"]
-        )
-    )
+    network = DCHT(recorded_tokenizer(recording))
     load_strictly(network, recording.group("state/dcht"), "the recording")
     return network.train().requires_grad_(False)  # its norms do not care
 

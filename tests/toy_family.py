@@ -73,7 +73,7 @@ class ToyFamily(Family):
     build = lambda self, config: ToyModel(config)  # noqa: E731
     codec = lambda self, path, config: ToyCodec()  # noqa: E731
     check_data = lambda self, path, config, codec=None: None  # noqa: E731
-    contexts = lambda self, path, config, rank, world: self  # noqa: E731
+    contexts = lambda self, path, config, rank, world, texts=None: self  # noqa: E731
 
     def batch(self, seed, step, size, generator, drop=0.0):
         values, codes = torch.randn(size, LENGTH, CHANNELS, generator=generator), torch.randint(CODES, (size, LENGTH), generator=generator)
@@ -81,7 +81,7 @@ class ToyFamily(Family):
         texts = torch.where(torch.rand(size, generator=generator) < drop, TEXTS, texts)
         return ToyContext(Tokens(values, codes), texts, order.argsort(1) < LENGTH // 2, order[:, LENGTH // 2 :])
 
-    def conditioner(self, config, device):
+    def conditioner(self, config, device, texts=None):
         return lambda prompts: torch.tensor([len(text) % TEXTS for text in prompts.texts], device=device)
 
     def reveal(self, model, sampler, texts, draws, loops):

@@ -34,11 +34,11 @@ class Judge:
 
     def __init__(
         self, config: FamilyConfig, codec: Path, classifier: Path, reference: Path, prompts: Prompts, guard: GuardConfig,
-        threads: int = 1,
+        texts: Path | None = None, threads: int = 1,
     ):  # fmt: skip
         device = worker_device(threads)
         self.model = config.family.build(config).eval().requires_grad_(False).to(device)
-        self.generation = student_generation(self.model, config.family.codec(codec, config).to(device))
+        self.generation = student_generation(self.model, config.family.codec(codec, config).to(device), texts=texts)
         self.evaluator = Evaluator.load(classifier, reference)
         self.prompts, self.guard = prompts.in_turn(guard.samples), guard
 

@@ -1,6 +1,7 @@
 """Rollout worker: draws images with the student that it is handed. A plain class; `actors.crew.pool` makes actors of it."""
 
 import time
+from pathlib import Path
 
 import torch
 
@@ -12,15 +13,18 @@ from marval_ray.types import Request, Rollout, TimedRollout, Tokens, Weights
 
 
 class RolloutWorker:
-    """Weights are an argument of every call and kept by version: a restarted worker needs no other state."""
+    """Weights are an argument of every call and kept by version: a restarted worker needs no other state.
 
-    def __init__(self, config: FamilyConfig, sampler: TokenSampler, threads: int = 1):
+    texts: the text encoder of a model that reads texts.
+    """
+
+    def __init__(self, config: FamilyConfig, sampler: TokenSampler, texts: Path | None = None, threads: int = 1):
         self.device = worker_device(threads)
         # Autocast would round all weights anew in every loop.
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.family = config.family
         self.model = self.family.build(config).eval().requires_grad_(False).to(self.device, dtype)
-        self.conditioner = self.family.conditioner(config, self.device)
+        self.conditioner = self.family.conditioner(config, self.device, texts)
         self.sampler = sampler
         self.held: tuple[int, int] | None = None
 

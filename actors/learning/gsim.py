@@ -12,16 +12,22 @@ from actors.learning.learner import Learner
 from marval_ray.config import GSIMConfig, LearnerConfig
 from marval_ray.distil.matcher import ScoreMatcher
 from marval_ray.distil.student import Denoiser
-from marval_ray.families.base import FamilyConfig
+from marval_ray.families.base import Backbone, FamilyConfig
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What pulls a student to its teacher: GSIM's settings, the teacher's weights and the data."""
+    """What pulls a student to its teacher: GSIM's settings, the teacher's weights and the data. texts: of a model that reads texts."""
 
     gsim: GSIMConfig
     teacher: Path
     data: Path
+    texts: Path | None = None
+
+    def network(self, model: FamilyConfig) -> Backbone:
+        """Return what is trained from the teacher's weights on."""
+        backbone = model.family.read(self.teacher, model)
+        return backbone.head_alone() if self.gsim.freeze_backbone else backbone
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class GSIMRun:
     learner: LearnerConfig
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.model.family.hides_all and self.matching.gsim.w_schedule == "linear":
+            raise ValueError("gsim.w-schedule linear would be 1 always, as this model's contexts hide all values: use constant")
+
     def make(self, device: torch.device) -> "GSIMLearner":
         return GSIMLearner(self, device)
 
@@ -40,9 +50,9 @@ class GSIMRun:
 def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> ScoreMatcher:
     """Return what matches the student of `learner` to the teacher, with an auxiliary network under DeepSpeed."""
     config, family = learner.config, model.family
-    contexts = family.contexts(matching.data, model, learner.rank, learner.world)
+    contexts = family.contexts(matching.data, model, learner.rank, learner.world, matching.texts)
     teacher = family.read(matching.teacher, model).eval().requires_grad_(False).to(learner.device)
-    auxiliary = make_engine(Denoiser(family.read(matching.teacher, model)), config, config.auxiliary_lr, learner.device)
+    auxiliary = make_engine(Denoiser(matching.network(model)), config, config.auxiliary_lr, learner.device)
 
     def learn(loss: Tensor, step: int) -> Tensor:
         return update(auxiliary, loss, config.auxiliary_lr * config.lr_factor(step))
@@ -57,7 +67,7 @@ class GSIMLearner(Learner):
     """One rank of the first stage."""
 
     def __init__(self, run: GSIMRun, device: torch.device):
-        super().__init__(run.model.family.read(run.matching.teacher, run.model), run.learner, run.seed, device)
+        super().__init__(run.matching.network(run.model), run.learner, run.seed, device)
         self.matcher = make_matcher(run.matching, run.model, self)
 
     @property

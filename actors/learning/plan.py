@@ -23,7 +23,7 @@ class Plan:
     learner: LearnerConfig
     student: Path
     matching: Matching
-    """Where the GSIM loss comes from when it has a weight."""
+    """Where the GSIM loss comes from when it has a weight, and the text encoder of a model that reads texts."""
     codec: Path
     prompts: Prompts
     """All that images are drawn for: of models of classes, one of each class."""

@@ -66,7 +66,7 @@ def hired(plan: Plan, timeout: float = 300, crew_name: str = "") -> Iterator[Cre
 
     Raises ValueError when the cluster has no room for them in time, and WorkerError when one cannot start.
     """
-    rl, model = plan.rl, plan.model
+    rl, model, texts = plan.rl, plan.model, plan.matching.texts
     demands = role_demands(rl, plan.judge is not None)
     bundles = [bundle for needs in demands.values() for bundle in needs]
     group = placement_group(bundles, strategy="PACK")
@@ -76,11 +76,12 @@ def hired(plan: Plan, timeout: float = 300, crew_name: str = "") -> Iterator[Cre
     own = list(range(len(bundles)))
     first = own[: rl.rollout.count]
     second = [first[i % len(first)] for i in range(rl.reward.count)] if rl.colocate else own[rl.rollout.count :][: rl.reward.count]
-    rollouts = hire(RolloutWorker, rl.rollout, f"{crew_name}rollout", group, first, model, rollout_sampler(model, rl))
+    rollouts = hire(RolloutWorker, rl.rollout, f"{crew_name}rollout", group, first, model, rollout_sampler(model, rl), texts)
     rewards = hire(RewardWorker, rl.reward, f"{crew_name}reward", group, second, model, plan.codec, rl.rewards)
     judge = None
     if plan.judge is not None:
-        (judge,) = hire(Judge, rl.judge, f"{crew_name}judge", group, own[-1:], model, plan.codec, *plan.judge, plan.prompts, plan.guard)
+        judged = plan.codec, *plan.judge, plan.prompts, plan.guard, texts
+        (judge,) = hire(Judge, rl.judge, f"{crew_name}judge", group, own[-1:], model, *judged)
     crew = Crew(rollouts, rewards, judge)
     try:
         # One that is replaced has to start again before it answers, on a machine that is then busy.
@@ -100,7 +101,8 @@ def try_rewards(plan: Plan) -> None:
     """
     c, rl = plan.model, plan.rl
     noise = torch.randn(2, c.num_tokens, c.token_channels, generator=torch.Generator().manual_seed(0))
-    drawn = TimedRollout(Rollout(Tokens(noise), plan.prompts.in_turn(2), Draws(0, (0, 1)), loops=1, version=0, checksum=0), 0.0)
+    tokens = Tokens(noise, torch.zeros(noise.shape[:2], dtype=torch.long))  # codes, for those that have some
+    drawn = TimedRollout(Rollout(tokens, plan.prompts.in_turn(2), Draws(0, (0, 1)), loops=1, version=0, checksum=0), 0.0)
     group = placement_group([resources(rl.reward.cpus, rl.reward.gpus, rl.reward.node)])
     try:
         try_reward(plan, drawn, group, "reward", rl.rewards)

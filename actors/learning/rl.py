@@ -68,7 +68,7 @@ class RLLearner(Learner):
             add_adapters(student, rl.lora_rank, plan.seed)
         super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student
         self.plan, self.crew = plan, crew
-        self.objective = Objective(model, rl, self._initial(state), plan.seed, device, dist.all_reduce)
+        self.objective = Objective(model, rl, self._initial(state), plan.seed, device, dist.all_reduce, plan.matching.texts)
         self.matcher = make_matcher(plan.matching, model, self) if rl.gsim_weight else None
         self.pack = Packer(DTYPES[rl.weight_dtype])
         self.shares: Shares | None = None

@@ -19,7 +19,9 @@ class EndpointConfig:
     checkpoint: Path = assets_index.STUDENT
     """A run or an export, whose newest student is served, or a student's file; by default the embedded one."""
     vae: Path | None = None
-    """Autoencoder: a diffusers folder, or KL-16's file; by default the one that config.json names."""
+    """Autoencoder: a diffusers folder, KL-16's file, or DC-HT's folder; by default the one that config.json names."""
+    texts: Path | None = None
+    """Text encoder of a model that reads texts: T5's folder; by default the one that config.json names."""
     classes: Path | None = None
     """A text file with the name of each class on a line; by default those of model_index.json, ImageNet's or the embedded models'."""
     name: str = "marval"

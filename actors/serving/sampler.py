@@ -23,15 +23,16 @@ Preview = Callable[[int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Served:
-    """The student in use. version: names its weights."""
+    """The student in use. version: names its weights. texts: where the text encoder lies of one that reads texts."""
 
     model: Backbone
     codec: Codec
     version: str
+    texts: Path | None = None
 
     def begin(self, wish: Wish) -> Drawing:
         """Begin an image."""
-        return self.model.config.family.begin(wish, self.model)
+        return self.model.config.family.begin(wish, self.model, self.texts)
 
     def advance(self, drawings: Sequence[Drawing]) -> None:
         """Run one loop of each; none is finished."""

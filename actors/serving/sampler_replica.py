@@ -19,7 +19,7 @@ from marval_ray.device import own_device
 from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.files.checksums import sha256
 from marval_ray.files.images import encode_png
-from marval_ray.hub.layout import codec_beside, load_model, read_config
+from marval_ray.hub.layout import codec_beside, load_model, read_config, texts_beside
 from marval_ray.runs.students import student_of, students
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -79,7 +79,7 @@ class Sampler:
             raise ValueError(f"{student} is a student of another model: start a server of its own for it")
         model = load_model(student, self.model).to(self.device, DTYPES[self.options.dtype]).eval()
         codec = self.model.family.codec(self.options.vae or codec_beside(student), self.model).to(self.device)
-        served = Served(model, codec, version_of(student))
+        served = Served(model, codec, version_of(student), self.options.texts or texts_beside(student))
         check_draws(served, student)
         return served
 

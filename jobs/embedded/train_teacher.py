@@ -25,13 +25,13 @@ from marval_ray.files.latents import LatentDataset, check_latents
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import save_model
 from marval_ray.positions import gather_tokens
-from marval_ray.presets import MODELS, PresetName
+from marval_ray.presets import MAR_MODELS, ClassPresetName
 
 
 @dataclass(frozen=True)
 class Config:
     latents: Path = Path("data/fashion-mnist/latents-train.parquet")
-    preset: PresetName = "tiny"
+    preset: ClassPresetName = "tiny"
     masking: Masking | None = None
     """What contexts hide; by default as the preset says."""
     out: Path = Path("runs/teacher")
@@ -76,7 +76,7 @@ def train_step(model: MAR, dataset: LatentDataset, step: int, config: Config) ->
 def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     device = own_device()
-    c = MODELS[config.preset]
+    c = MAR_MODELS[config.preset]
     c = replace(c, masking=config.masking or c.masking)
     check_latents(config.latents, c.latent_shape, c.num_classes)
     dataset = LatentDataset(config.latents, c.latent_shape)

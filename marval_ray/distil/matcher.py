@@ -116,7 +116,7 @@ class ScoreMatcher:
                 z_teacher = teacher.conditions(context)
                 # With w = 1 nobody looks at the unconditional score.
                 z_null = None if config.w == 1 else teacher.conditions(teacher.unconditional(context))
-                z_psi = psi.conditions(context)
+                z_psi = z_teacher if config.freeze_backbone else psi.conditions(context)  # both began as the teacher
 
             def teacher_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 conditional, _ = teacher.head(x_t, t, z_teacher)

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from marval_ray.families.base import Family
 
-PLACES = {"mar": "marval_ray.families.mar.family:FAMILY"}
+PLACES = {"mar": "marval_ray.families.mar.family:FAMILY", "dcar": "marval_ray.families.dcar.family:FAMILY"}
 """MODULE:NAME of each family, which is imported when it is asked for."""
 
 

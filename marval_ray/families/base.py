@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
+import pyarrow as pa
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -85,6 +86,11 @@ class Backbone(nn.Module, ABC):
     def unconditional(self, context: Any) -> Any:
         """Return the same context without its prompt, for guidance."""
 
+    def head_alone(self) -> Self:
+        """Freeze all but the head."""
+        self.requires_grad_(False).head.requires_grad_()
+        return self
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -111,6 +117,35 @@ class Codec(Protocol):
 
     def decode(self, tokens: Tokens) -> Float[Tensor, "B C H W"]:
         """Return images in [-1, 1]; differentiable in the values of the tokens."""
+
+
+@dataclass(frozen=True)
+class CodecSizes:
+    """image_size: pixels a side that it was trained on, None where that is not known. stride: pixels a side of one latent."""
+
+    image_size: int | None
+    image_channels: Literal[1, 3]
+    stride: int
+    latent_channels: int
+
+
+class ImageEncoder(Protocol):
+    """From images to rows of stage 1's data; frozen. reads_texts: its rows end with prompts in the place of class numbers."""
+
+    reads_texts: bool
+
+    @property
+    def id(self) -> str:
+        """That of its codec."""
+
+    @property
+    def sizes(self) -> CodecSizes: ...
+    def to(self, device: torch.device | str) -> "ImageEncoder": ...
+    def schema(self, size: int) -> pa.Schema:
+        """Return the columns of images of `size` pixels a side, with what made them."""
+
+    def columns(self, images: Float[Tensor, "N C H W"]) -> dict[str, Tensor]:
+        """Turn images in [-1, 1] into all columns but the last one, a row each."""
 
 
 @runtime_checkable
@@ -170,6 +205,10 @@ class Family(ABC):
 
     name: str
     """As config.json has it."""
+    loops = 64
+    """N_AR unless told otherwise."""
+    hides_all = False
+    """Whether all values are hidden in its contexts, so that the share of known ones tells guidance nothing."""
 
     @abstractmethod
     def config(self, fields: dict[str, Any]) -> FamilyConfig:
@@ -188,12 +227,15 @@ class Family(ABC):
         """Raise ValueError unless `contexts` can read `path`. codec: id of the one that will decode."""
 
     @abstractmethod
-    def contexts(self, path: Path, config: Any, rank: int, world: int) -> Contexts:
-        """Open the data of stage 1."""
+    def contexts(self, path: Path, config: Any, rank: int, world: int, texts: Path | None = None) -> Contexts:
+        """Open the data of stage 1. texts: the text encoder of a model that reads texts."""
 
     @abstractmethod
-    def conditioner(self, config: Any, device: torch.device) -> Conditioner:
-        """Return what turns prompts into conditions on `device`."""
+    def conditioner(self, config: Any, device: torch.device, texts: Path | None = None) -> Conditioner:
+        """Return what turns prompts into conditions on `device`. texts: as of `contexts`.
+
+        Raises ValueError when a model that reads texts has no text encoder, or one that does not fit.
+        """
 
     @abstractmethod
     def reveal(
@@ -226,9 +268,9 @@ class Family(ABC):
         backbone.load_state_dict(state, assign=True)
         return backbone
 
-    def begin(self, wish: Wish, backbone: Any) -> Drawing:
-        """Begin an image for the endpoint."""
-        return OneByOne(wish, backbone)
+    def begin(self, wish: Wish, backbone: Any, texts: Path | None = None) -> Drawing:
+        """Begin an image for the endpoint. texts: as of `contexts`."""
+        return OneByOne(wish, backbone, texts)
 
     def advance(self, drawings: Sequence[Any]) -> None:
         """Run one loop of each; all are of one backbone and none is finished. Families that can share a call of it do."""
@@ -240,10 +282,10 @@ class OneByOne:
     """A drawing of a family whose images do not share calls of the backbone. It is one loop ahead, to know which is the last."""
 
     @torch.inference_mode()
-    def __init__(self, wish: Wish, backbone: Backbone):
+    def __init__(self, wish: Wish, backbone: Backbone, texts: Path | None = None):
         c = backbone.config
         sampler = Tempered(backbone.one_step, wish.temperature)
-        condition = c.family.conditioner(c, backbone.device)(wish.prompt)
+        condition = c.family.conditioner(c, backbone.device, texts)(wish.prompt)
         self._steps = c.family.reveal(backbone, sampler, condition, wish.draws, wish.loops)
         self.tokens = Tokens(torch.zeros(1, c.num_tokens, c.token_channels, device=backbone.device))
         self.done, self.finished = 0, False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -38,7 +39,7 @@ class Generation:
     """A model with all that it needs to draw images; both modules are on the same device.
 
     loops: N_AR, the number of auto-regressive loops (1..number of tokens). batch: images at once. decoded: of these, how many the
-    codec decodes at once; None: all.
+    codec decodes at once; None: all. texts: where the text encoder lies of a model that reads texts.
     """
 
     model: Backbone
@@ -46,6 +47,7 @@ class Generation:
     sampler: TokenSampler
     loops: int = 64
     batch: int = 64
+    texts: Path | None = None
     decoded: int | None = None
 
     def images(
@@ -72,7 +74,7 @@ class Generation:
 
     def _batches(self, prompts: Prompts, seed: int, first: int, on_loop: OnLoop | None) -> Iterator[Tensor]:
         c = self.model.config
-        conditioner = c.family.conditioner(c, self.model.device)
+        conditioner = c.family.conditioner(c, self.model.device, self.texts)
         for start in range(0, len(prompts), self.batch):
             part = prompts[start : start + self.batch]
             draws = Draws(seed, tuple(range(first + start, first + start + len(part))))
@@ -83,6 +85,6 @@ class Generation:
             yield torch.cat([self.codec.decode(tokens[at : at + size]) for at in range(0, len(part), size)])
 
 
-def student_generation(model: Backbone, codec: Codec, loops: int = 64, batch: int = 64) -> Generation:
+def student_generation(model: Backbone, codec: Codec, loops: int = 64, batch: int = 64, texts: Path | None = None) -> Generation:
     """Return what draws with one diffusion step a token, at the model's own t*."""
-    return Generation(model, codec, model.one_step, loops, batch)
+    return Generation(model, codec, model.one_step, loops, batch, texts)

@@ -49,16 +49,18 @@ class Parts:
         with atomic_path(self.folder / f"{progress.images:012d}.parquet") as temporary:
             pq.write_table(latents.replace_schema_metadata({_PROGRESS: noted}), temporary, compression="zstd")
 
-    def join(self, out: Path, group: int, schema: pa.Schema) -> Counter[int]:
-        """Write all latents to `out` in groups of `group` rows, and remove the parts and their folder; return how many each class has.
+    def join(self, out: Path, group: int, schema: pa.Schema) -> Counter[int | str]:
+        """Write all latents to `out` in groups of `group` rows, and remove the parts and their folder.
+
+        Returns how many there are of each class, or prompt, which the last column holds.
 
         Raises ValueError when there are none.
         """
-        classes: Counter[int] = Counter()
+        classes: Counter[int | str] = Counter()
         with latents_writer(out, schema) as write:
             for table in self._groups(group, schema):
                 write(table, group)
-                classes.update(table["label"].to_pylist())
+                classes.update(table.column(-1).to_pylist())
             if not classes:
                 raise ValueError("no image could be encoded")
         shutil.rmtree(self.folder)

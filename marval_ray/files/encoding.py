@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
+CODEC = b"marval_ray.codec"
+"""Key of the schema's metadata: the id of the codec that made the latents."""
 ENCODING = b"marval_ray.encoding"
 """Key of the schema's metadata: an `Encoding` as JSON."""
 
@@ -39,3 +42,13 @@ class Encoding:
         shift, scale = (", ".join(f"{value:.4g}" for value in values) for values in (self.shift, self.scale))
         kind = "grey" if self.image_channels == 1 else "RGB"
         return f"{self.image_size} x {self.image_size} {kind} pixels, shift {shift}, scale {scale}"
+
+
+def check_encoding(file: Path, schema: pa.Schema, shape: tuple[int, int, int], codec: str | None) -> None:
+    """Raise ValueError when a file says that another codec than `codec` made its latents, or that they are of another shape (C, h, w)."""
+    found, encoding = (schema.metadata or {}).get(CODEC, b"").decode(), Encoding.of(schema)
+    if codec and found and codec != found:
+        made = f"its codec is {found}{f' ({encoding})' if encoding else ''}, that of --vae {codec}"
+        raise ValueError(f"{file} holds latents of another autoencoder ({made}): encode anew")
+    if encoding and encoding.latent_shape != shape:
+        raise ValueError(f"{file} holds latents of {encoding.latent_shape}, this model needs {shape}: encode anew, in its size")

@@ -75,16 +75,17 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def summary(images: ImageSet, latents: Counter[int], bad: int) -> str:
-    """Say in one line how many images were read, what was left out and why, and how many latents each class has."""
+def summary(images: ImageSet, latents: Counter[int | str], bad: int, prompts: bool = False) -> str:
+    """Say in one line how many images were read, what was left out and why, and how many latents each class has, or how many prompts."""
     left_out = images.left_out + Counter({"that cannot be encoded": bad})
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
-    return f"{latents.total():,} latents of {len(images):,} images; left out: {reasons or 'nothing'}; {_classes(images.names, latents)}"
+    shown = f"{len(latents):,} prompts" if prompts else _classes(images.names, latents)
+    return f"{latents.total():,} latents of {len(images):,} images; left out: {reasons or 'nothing'}; {shown}"
 
 
-def _classes(names: tuple[str, ...] | None, latents: Counter[int]) -> str:
+def _classes(names: tuple[str, ...] | None, latents: Counter[int | str]) -> str:
     """Return a count for each class, or its range when there are many."""
-    labels = sorted(latents) if names is None else list(range(len(names)))
+    labels = sorted(map(int, latents)) if names is None else list(range(len(names)))
     titles = [str(label) if names is None else f"{label} {names[label]}" for label in labels]
     counts = [latents[label] for label in labels]
     if len(labels) <= 20:

@@ -20,24 +20,26 @@ from marval_ray.files.table_files import ARROW, open_table
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
+PROMPT_COLUMNS = ("prompt", "caption", "text")
 SCHEMA = pa.schema({"image": pa.binary(), "label": pa.int64(), "file": pa.binary(), "row": pa.int64(), "fault": pa.string()})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; by default the first that a file has of IMAGE_COLUMNS and LABEL_COLUMNS."""
+    """Names of the columns to read; by default the first that a file has of IMAGE_COLUMNS and of `labels`."""
 
     image: str | None = None
     label: str | None = None
+    labels: tuple[str, ...] = LABEL_COLUMNS
 
     def of(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
         """Return (image, label) of a file. Raises ValueError when it lacks one, or images are not encoded."""
         image = _first((self.image,) if self.image else (*IMAGE_COLUMNS, *_features(schema, "Image")), schema)
-        label = _first((self.label,) if self.label else (*LABEL_COLUMNS, *_features(schema, "ClassLabel")), schema)
-        missing = [name for name, found in ((self.image or "image", image), (self.label or "label", label)) if not found]
+        label = _first((self.label,) if self.label else (*self.labels, *_features(schema, "ClassLabel")), schema)
+        missing = [name for name, found in ((self.image or "image", image), (self.label or self.labels[0], label)) if not found]
         if not image or not label:
             raise ValueError(
-                f"{file} lacks the column(s) {missing}; images need ['image', 'label'], it has {schema.names}: "
+                f"{file} lacks the column(s) {missing}; images need {['image', self.labels[0]]}, it has {schema.names}: "
                 "name others by --image-column and --label-column"
             )
         kind = schema.field(image).type

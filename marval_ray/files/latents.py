@@ -6,7 +6,6 @@ Batches are a function of (seed, step): nothing has to be replayed to resume.
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from marval_ray.files.encoding import Encoding
+from marval_ray.files.encoding import check_encoding
 from marval_ray.files.latent_files import COLUMNS, Group, LatentFile, check_values, latent_paths, open_latents
+from marval_ray.files.order import Order
 
-CODEC = b"marval_ray.codec"
-"""Key of the schema's metadata: `marval_ray.families.mar.vae.codec_id` of the autoencoder whose latents these are."""
 CLASSES = b"marval_ray.classes"
 """Key of the schema's metadata: names of the classes as a JSON list, where the images had some."""
 
@@ -39,8 +37,8 @@ class LatentDataset:
         self.groups = [file.group(index) for file, index in places[rank::world]]
         self.labels = np.concatenate([group.labels for group in self.groups])
         self.starts = np.cumsum([0, *(len(group.labels) for group in self.groups)])[:-1]
-        self.shape = shape
-        self.rank = rank
+        self.shape, self.rank = shape, rank
+        self.order = Order(len(self.labels), rank)
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._ahead: dict[tuple[int, int, int], Future[tuple[Tensor, Tensor]]] = {}
 
@@ -58,15 +56,10 @@ class LatentDataset:
         return batch
 
     def _batch(self, seed: int, step: int, size: int) -> tuple[Float[Tensor, "B C h w"], Int64[Tensor, " B"]]:
-        rows = self._rows(seed, step, size)
+        rows = self.order.batch(seed, step, size)
         mean, std = self._values(rows)
         noise = np.random.default_rng((seed, step, self.rank, 1)).standard_normal(mean.shape, dtype=np.float32)
         return torch.from_numpy(mean + std * noise), torch.from_numpy(self.labels[rows])
-
-    def _rows(self, seed: int, step: int, size: int) -> np.ndarray:
-        places = np.arange(step * size, (step + 1) * size)
-        epochs, offsets = places // len(self), places % len(self)
-        return np.array([self._permutation(seed, e)[o] for e, o in zip(epochs.tolist(), offsets.tolist())])
 
     def _places(self, rows: np.ndarray) -> Iterator[tuple[Group, int]]:
         """Yield where each row lies."""
@@ -83,10 +76,6 @@ class LatentDataset:
             check_values(group.name, *values)
         return mean.reshape(-1, *self.shape), std.reshape(-1, *self.shape)
 
-    @lru_cache(maxsize=2)  # noqa: B019  (a dataset lives as long as its process)
-    def _permutation(self, seed: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch, self.rank, 0)).permutation(len(self))
-
 
 def check_latents(path: Path, shape: tuple[int, int, int], num_classes: int, codec: str | None = None) -> None:
     """Raise ValueError unless `path` holds what `LatentDataset` can read, with labels 0..num_classes - 1.
@@ -95,7 +84,7 @@ def check_latents(path: Path, shape: tuple[int, int, int], num_classes: int, cod
     as are those that say they are of another shape. Only labels and metadata are read; NaN shows when latents are read.
     """
     for file in _fitting(path, shape):
-        _check_encoding(file.path, file.schema, shape, codec)
+        check_encoding(file.path, file.schema, shape, codec)
         _check_missing(file)
         _check_labels(file.path, file.labels(), num_classes)
 
@@ -109,15 +98,6 @@ def _fitting(path: Path, shape: tuple[int, int, int]) -> list[LatentFile]:
             if found != expected:
                 raise ValueError(f"{file.path}: `{name}` holds {found} values an image, this model needs {shape} = {expected}")
     return files
-
-
-def _check_encoding(file: Path, schema: pa.Schema, shape: tuple[int, int, int], codec: str | None) -> None:
-    found, encoding = (schema.metadata or {}).get(CODEC, b"").decode(), Encoding.of(schema)
-    if codec and found and codec != found:
-        made = f"its codec is {found}{f' ({encoding})' if encoding else ''}, that of --vae {codec}"
-        raise ValueError(f"{file} holds latents of another autoencoder ({made}): encode anew")
-    if encoding and encoding.latent_shape != shape:
-        raise ValueError(f"{file} holds latents of {encoding.latent_shape}, this model needs {shape}: encode anew, in its size")
 
 
 def _check_missing(file: LatentFile) -> None:

@@ -1,6 +1,7 @@
 """A model with all that it draws with, in one folder that may be moved and shared: a run's, an export's, the Hub's.
 
-`config.json` and the weights beside it (`marval_ray.hub.layout`), `codec/`, and of a student `model_index.json` and the card, `README.md`.
+`config.json` and the weights beside it (`marval_ray.hub.layout`), `codec/`, `text_encoder/` of a model that reads texts, and of a student
+`model_index.json` and the card, `README.md`.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from marval_ray.hub.layout import CONFIG, described
 INDEX = "model_index.json"
 CARD = "README.md"
 CODEC = "codec"
+TEXTS = "text_encoder"
 CLASS = "MarvalPipeline"
 
 
@@ -52,9 +54,16 @@ def index_beside(checkpoint: Path) -> Index | None:
     return Index.read(checkpoint.parent) if (checkpoint.parent / INDEX).is_file() else None
 
 
-def furnish(storage: Storage, config: FamilyConfig, codec: Path) -> None:
-    """Put the codec, and the config.json that names it, into the folder of a model. codec: a file or a folder, which fits `config`."""
+def furnish(storage: Storage, config: FamilyConfig, codec: Path, texts: Path | None = None) -> None:
+    """Put codec and text encoder, and the config.json that names them, into the folder of a model.
+
+    codec: a file or a folder. texts: a folder, of a model that reads texts. Both fit `config`.
+    """
     inside = CODEC if codec.is_dir() else f"{CODEC}/{codec.name}"
     storage.take(codec, inside)
-    write_json(storage.folder / CONFIG, {**described(config), "vae": f"./{inside}"})
+    named = {"vae": f"./{inside}"}
+    if texts is not None:
+        storage.take(texts, TEXTS)
+        named["texts"] = f"./{TEXTS}"
+    write_json(storage.folder / CONFIG, described(config) | named)
     storage.push(CONFIG)

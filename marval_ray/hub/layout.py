@@ -1,6 +1,7 @@
-"""The weights of a model on disk: safetensors beside a config.json, which names the family, its sizes and the codec.
+"""The weights of a model on disk: safetensors beside a config.json, which names the family, its sizes, the codec and, of a model that
+reads texts, its text encoder.
 
-With the codec inside, such a folder is whole (`marval_ray.hub.exported`).
+With these inside, such a folder is whole (`marval_ray.hub.exported`).
 """
 
 from dataclasses import asdict
@@ -54,8 +55,20 @@ def load_model(path: Path, config: FamilyConfig | None = None) -> Backbone:
 
 def codec_beside(checkpoint: Path) -> Path:
     """Return the codec that the checkpoint's config.json names: ./NAME is beside it. Raises ValueError when it names none."""
+    codec = _named_beside(checkpoint, "vae")
+    if codec is None:
+        raise ValueError(f"{checkpoint.parent / CONFIG} names no autoencoder: give it with --vae")
+    return codec
+
+
+def texts_beside(checkpoint: Path) -> Path | None:
+    """Return the text encoder that the checkpoint's config.json names, None where it names none."""
+    return _named_beside(checkpoint, "texts")
+
+
+def _named_beside(checkpoint: Path, entry: str) -> Path | None:
     path = checkpoint.parent / CONFIG
-    codec = read_json(path).get("vae") if path.exists() else None
-    if not isinstance(codec, str):
-        raise ValueError(f"{path} names no autoencoder: give it with --vae")
-    return checkpoint.parent / codec if codec.startswith("./") else resolve(codec)
+    name = read_json(path).get(entry) if path.exists() else None
+    if not isinstance(name, str):
+        return None
+    return checkpoint.parent / name if name.startswith("./") else resolve(name)

@@ -71,7 +71,7 @@ def _detok(file: str, gigabytes: float, purpose: str) -> Published:
 
 def _dcar(repository: str, names: tuple[str, ...], purpose: str) -> Published:
     files = tuple(File(name, f"hub:mit-han-lab/{repository}/{name}", None) for name in names)
-    return Published(files, "NVIDIA, non-commercial", purpose, "for research or evaluation, what is made of it too; no job can use it yet")
+    return Published(files, "NVIDIA, non-commercial", purpose, "for research or evaluation, what is made of it too")
 
 
 PUBLISHED: dict[str, Published] = {
@@ -100,14 +100,14 @@ PUBLISHED: dict[str, Published] = {
         ),
         "MIT", "tokenizer of the detok presets: jobs/detok_codec.py makes their --vae of it",
     ),
-    "dc-ar-512": _dcar("dc-ar-512", ("pytorch_model.bin",), "DC-AR, a model of texts"),
-    "dc-ht": _dcar("dc-ht", ("config.json", "model.safetensors"), "tokenizer of dc-ar-512"),
+    "dc-ar-512": _dcar("dc-ar-512", ("pytorch_model.bin",), "--teacher of --preset dc-ar-512"),
+    "dc-ht": _dcar("dc-ht", ("config.json", "model.safetensors"), "--vae of --preset dc-ar-512"),
     "t5-base": Published(
         tuple(
             File(name, f"hub:google-t5/t5-base/{name}", size)
             for name, size in (("config.json", 1_210), ("model.safetensors", 892 * MB), ("tokenizer.json", 1_390_000))
         ),
-        "Apache-2.0", "text encoder of dc-ar-512", "no job can use it yet; sizes are those of a copy",
+        "Apache-2.0", "--texts of --preset dc-ar-512", "sizes are those of a copy",
     ),
     "pickscore": Published(
         (

@@ -11,7 +11,7 @@ from marval_ray.config import GSIMConfig, LearnerConfig, RLConfig
 from marval_ray.distil.matcher import ScoreMatcher
 from marval_ray.distil.student import Denoiser, Student
 from marval_ray.draws import Draws
-from marval_ray.families.base import RecordedLoop
+from marval_ray.families.base import Backbone, RecordedLoop
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.context import MARContext
 from marval_ray.families.mar.loop import plan_loops
@@ -41,12 +41,16 @@ def context_of(c: ModelConfig, batch: int, known: int, hidden: int) -> MARContex
     return MARContext(tokens_of(c, batch), places[:, 0], *(part.clone() for part in places.split([known, hidden], dim=1)))
 
 
+def trained(c: ModelConfig, gsim: GSIMConfig) -> Backbone:
+    return build(c).head_alone() if gsim.freeze_backbone else build(c)
+
+
 class Pull:
     """Teacher and auxiliary network, where GSIM is part of the loss."""
 
     def __init__(self, c: ModelConfig, gsim: GSIMConfig):
         self.model, self.gsim = c, gsim
-        self.teacher, self.auxiliary = build(c).requires_grad_(False), Denoiser(build(c))
+        self.teacher, self.auxiliary = build(c).requires_grad_(False), Denoiser(trained(c, gsim))
 
     def matcher(self, learner: LearnerConfig, gpu: bool, hidden: int) -> ScoreMatcher:
         engine = Engine(self.auxiliary, learner, gpu)
@@ -70,7 +74,7 @@ def gsim_learner(c: ModelConfig, gsim: GSIMConfig, learner: LearnerConfig, gpu: 
 
 def _gsim_learner(c: ModelConfig, gsim: GSIMConfig, learner: LearnerConfig, gpu: bool, hidden: int) -> Need:
     with counting(bf16=gpu) as live:
-        network, pull = Student(build(c)), Pull(c, gsim)
+        network, pull = Student(trained(c, gsim)), Pull(c, gsim)
         average = floats(parameters_of(c))
         weights = live.live
         student, matcher = Engine(network, learner, gpu), pull.matcher(learner, gpu, hidden)

@@ -5,6 +5,7 @@ tokens that were drawn with exploration. A price holds the student near the one 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,17 +50,18 @@ def check_objective(model: FamilyConfig, rl: ObjectiveConfig) -> None:
 class Objective:
     """The losses of one rank, with what they remember from update to update.
 
-    initial: the student before RL, when leaving it has a price. add_up: adds a tensor over all ranks, in place.
+    initial: the student before RL, when leaving it has a price. add_up: adds a tensor over all ranks, in place. texts: the text encoder
+    of a model that reads texts.
     """
 
     def __init__(
         self, model: FamilyConfig, rl: ObjectiveConfig, initial: Student | None, seed: int, device: torch.device,
-        add_up: Callable[[Tensor], object],
+        add_up: Callable[[Tensor], object], texts: Path | None = None,
     ):  # fmt: skip
         check_objective(model, rl)
         self.rl, self.initial, self.seed, self.device, self.add_up = rl, initial, seed, device, add_up
         self.family, self.sampler = model.family, rollout_sampler(model, rl)
-        self.conditioner = model.family.conditioner(model, device)
+        self.conditioner = model.family.conditioner(model, device, texts)
         self.shift: ClassShift | None = None
         if model.num_classes is not None:
             self.shift = ClassShift(model.num_classes, model.num_tokens, model.token_channels, device)

@@ -26,7 +26,7 @@ Each token takes one diffusion step. Distilled by guided score implicit matching
 from marval_ray.pipeline import MarvalPipeline
 
 pipeline = MarvalPipeline.from_pretrained(FOLDER)  # of the Hub: huggingface_hub.snapshot_download(NAME)
-pipeline(class_labels=[0, 1], num_loops={loops}).images[0].save("one.png")
+pipeline({asked}, num_loops={loops}).images[0].save("one.png")
 ```
 
 {made}
@@ -77,13 +77,16 @@ def licence_of(told: Mapping[str, Any]) -> str | None:
 
 def card(index: Index, told: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Return README.md. told: the run's settings; summary: its figures."""
+    reads_texts = told.get("texts") is not None
     data = ModelCardData(
-        license=index.licence, library_name="marval_ray", pipeline_tag="unconditional-image-generation", tags=["one-step", "mar"]
-    )
+        license=index.licence, library_name="marval_ray", tags=["one-step", "dc-ar" if reads_texts else "mar"],
+        pipeline_tag="text-to-image" if reads_texts else "unconditional-image-generation",
+    )  # fmt: skip
     rows = [each for key, each in measured_in(summary).items() if key in TITLES]
     return TEXT.format(
         data=data.to_yaml(), reinforced=" and reinforcement learning" if "rl" in told.get("stages", ()) else "", loops=index.loops,
-        made=made(told), figures=FIGURES.format(table=table(rows)) if rows else "No figures were measured with it.",
+        asked='prompts=["a red apple"]' if reads_texts else "class_labels=[0, 1]", made=made(told),
+        figures=FIGURES.format(table=table(rows)) if rows else "No figures were measured with it.",
         licence=index.licence or "not known here",
     )  # fmt: skip
 

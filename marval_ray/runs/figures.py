@@ -49,10 +49,11 @@ class FiguresConfig:
     loop_sets: int = 1
     """Sets of samples at each of them."""
     per_class: int = 3
-    """Pictures of each class in the grids."""
+    """Pictures of each class, or prompt, in the grids."""
     grid_classes: int = 10
+    """Classes, or prompts, in the grids."""
     class_names: tuple[str, ...] = ()
-    """Labels of the rows of the grids; without them the classes' numbers."""
+    """Labels of the rows of the grids; without them the classes' numbers, and of a model that reads texts the prompts."""
     seed: int = 1_000
     batch: int = 64
 
@@ -90,26 +91,35 @@ class FiguresConfig:
         return kept
 
     @classmethod
-    def of(cls, files: Files, sampler: Ancestral) -> "FiguresConfig":
-        """Return figures with the files that a preset brings along, and the sampler of its teacher."""
+    def of(cls, files: Files, sampler: Ancestral, loops: tuple[int, ...]) -> "FiguresConfig":
+        """Return figures with the files that a preset brings along, the sampler of its teacher, and N_AR of its students."""
         return cls(
-            classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=sampler,
+            classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=sampler, loops=loops,
             classifier_b=files.classifier_b, reference_b=files.reference_b, class_names=files.class_names,
         )  # fmt: skip
 
-    def row_labels(self) -> list[str]:
+    def shown(self, texts: Prompts | None) -> tuple[Prompts, list[str]]:
+        """Return what the rows of the grids show, and their labels: the first of `texts`, or the first classes."""
+        if texts is not None:
+            rows = texts[: self.grid_classes]
+            return rows, list(map(report.wrapped, rows.texts))
         names = self.class_names or tuple(map(str, range(self.grid_classes)))
-        return list(names[: self.grid_classes])
+        return Prompts.of_labels(torch.arange(self.grid_classes)), list(names[: self.grid_classes])
 
 
 class Figures:
     """Collects a run's figures in `folder`: `before`, `distilled`, `reinforced`, then `write`.
 
-    draw: turns a Generation into one that draws where it should be done.
+    draw: turns a Generation into one that draws where it should be done. texts, prompts: of a model that reads texts, its text encoder
+    and what it is to show.
     """
 
-    def __init__(self, config: FiguresConfig, codec: Codec, folder: Path, draw: Callable[[Generation], Painter] = lambda here: here):
-        self.config, self.folder, self.draw = config, folder, draw
+    def __init__(
+        self, config: FiguresConfig, codec: Codec, folder: Path, draw: Callable[[Generation], Painter] = lambda here: here,
+        texts: Path | None = None, prompts: Prompts | None = None,
+    ):  # fmt: skip
+        self.config, self.folder, self.draw, self.texts, self.prompts = config, folder, draw, texts, prompts
+        self.shown, self.row_labels = config.shown(prompts)
         self.device = own_device()
         self.codec = codec.to(self.device)
         self.judges = config.judges()
@@ -123,13 +133,14 @@ class Figures:
         """Draw pictures and take the speed of the teacher; draw pictures of the student, still the teacher read in one step,
         and take its scores at a number of loops."""
         teacher = teacher.to(self.device)
-        generation = self.draw(Generation(teacher, self.codec, self.config.sampler, batch=self.config.batch))
+        loops, batch = teacher.config.family.loops, self.config.batch
+        generation = self.draw(Generation(teacher, self.codec, self.config.sampler, loops, batch, self.texts))
         self._draw("teacher", generation)
         self._measure("student before", teacher, loops, "before")
         if self.judges is not None and self.teacher_rows:
             # Its quality is known; its speed is compared with the student's, so both are timed in this run.
             row = best(self.teacher_rows)
-            speed = images_per_second(generation.with_loops(row[LOOPS]), classes_in_turn(teacher, self.config.batch))
+            speed = images_per_second(generation.with_loops(row[LOOPS]), self._in_turn(teacher, self.config.batch))
             self.teacher = Measured.of(row | {SPEED.name: speed}, "teacher")
             self.measured.append(self.teacher)
             # The figures come from another time and perhaps another machine: what they know is how settings compare.
@@ -161,9 +172,9 @@ class Figures:
         return self._row(name, model, loops, self.config.seed + 1, self.config.sets)
 
     def _row(self, name: str, model: Backbone, loops: int, seed: int, sets: int) -> Row:
-        """Return the scores of `sets` sets of a student's images; each has the classes in turn."""
+        """Return the scores of `sets` sets of a student's images; each has the classes, or prompts, in turn."""
         assert self.judges is not None  # who calls has seen to it
-        prompts = classes_in_turn(model, sets * self.config.samples)
+        prompts = self._in_turn(model, sets * self.config.samples)
         return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, sets)[0]
 
     def _final(self, student: Backbone) -> None:
@@ -202,8 +213,9 @@ class Figures:
     def _pictures(self, rows: list[Row], stages: Iterable[Stage]) -> list[tuple[str, Path]]:
         """Draw the grids, the loops and each stage's curves; return captions and files."""
         grid, loops, frontier = (self.folder / f"{name}.png" for name in ("grid", "loops", "frontier"))
-        report.save_comparison(grid, self.grids, self.config.per_class, self.config.row_labels())
-        pictures = [("Same seeds and classes, one row a class.", grid)]
+        report.save_comparison(grid, self.grids, self.config.per_class, self.row_labels)
+        kind, kinds = ("class", "classes") if self.shown.labels is not None else ("prompt", "prompts")
+        pictures = [(f"Same seeds and {kinds}, one row a {kind}.", grid)]
         if self.teacher_rows or self.student_rows[1:]:
             report.plot_loops(loops, rows)
             pictures.append(("Quality and speed against the number of auto-regressive loops.", loops))
@@ -211,7 +223,7 @@ class Figures:
             pictures.append(("Quality against speed; the numbers are those of loops.", frontier))
         looks = read_looks(self.folder)
         if looks:
-            labels = self.config.row_labels()[: min(map(len, looks.values()))]  # a look may show fewer classes than the grids, or more
+            labels = self.row_labels[: min(map(len, looks.values()))]  # a look may show fewer classes than the grids, or more
             named = {f"{step}": images[: len(labels)] for step, images in looks.items()}
             report.save_comparison(self.folder / "looks.png", named, 1, labels)
             pictures.append(("What the guard saw: the same seeds after so many updates of RL.", self.folder / "looks.png"))
@@ -222,19 +234,17 @@ class Figures:
                 pictures.append((stage.caption, self.folder / stage.plot))
         return pictures
 
+    def _in_turn(self, model: Backbone, count: int) -> Prompts:
+        return self.prompts.in_turn(count) if self.prompts is not None else Prompts.classes_in_turn(model.config.num_classes, count)
+
     def _student(self, model: Backbone) -> Painter:
-        return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch))
+        return self.draw(student_generation(model.to(self.device), self.codec, self.config.loops[-1], self.config.batch, self.texts))
 
     def _draw(self, name: str, painter: Painter) -> None:
-        labels = torch.arange(self.config.grid_classes).repeat_interleave(self.config.per_class)
-        images = painter.images(Prompts.of_labels(labels), self.config.seed, progress=f"pictures: {name}")
+        images = painter.images(self.shown.each(self.config.per_class), self.config.seed, progress=f"pictures: {name}")
         self.grids[name] = images
         path = self.folder / f"{name.replace(' ', '_')}.png"
-        report.save_grid(path, images, self.config.per_class, self.config.row_labels())
-
-
-def classes_in_turn(model: Backbone, count: int) -> Prompts:
-    return Prompts.classes_in_turn(model.config.num_classes, count)
+        report.save_grid(path, images, self.config.per_class, self.row_labels)
 
 
 def compare(headline: Measured, rows: list[Row], teacher: Measured) -> dict[str, Any]:

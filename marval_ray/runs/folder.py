@@ -11,7 +11,7 @@ from marval_ray.files.atomic import write_json
 from marval_ray.files.places import portable
 from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.text import read_json
-from marval_ray.hub.exported import CARD, CODEC, INDEX, furnish
+from marval_ray.hub.exported import CARD, CODEC, INDEX, TEXTS, furnish
 from marval_ray.hub.layout import CONFIG
 from marval_ray.runs.looks import LOOKS
 from marval_ray.runs.stage import STAGES, TEACHER
@@ -25,7 +25,7 @@ FREE_TO_CHANGE = {"out", "resume", "overwrite", "figures", "stages"} | {
 RECORDS = (SETTINGS, *(stage.metrics for stage in (*STAGES, TEACHER)), "summary.json")
 """What a run needs to go on, or to be looked at, besides its checkpoints."""
 OWN = (
-    SETTINGS, CONFIG, INDEX, CARD, CODEC, "tensorboard", LOOKS, "summary.json", "report.html", ERRORS,
+    SETTINGS, CONFIG, INDEX, CARD, CODEC, TEXTS, "tensorboard", LOOKS, "summary.json", "report.html", ERRORS,
     *(name for stage in (*STAGES, TEACHER) for name in stage.files),
 )  # fmt: skip
 """What a run leaves besides pictures."""
@@ -46,14 +46,15 @@ def check_run_folder(storage: Storage, config: Any, resume: bool, overwrite: boo
 
 
 def open_run_folder(storage: Storage, config: Any, overwrite: bool) -> None:
-    """Begin the run in a place that `check_run_folder` accepted, emptied before if `overwrite`; config has a `model` and a `vae`.
+    """Begin the run in a place that `check_run_folder` accepted, emptied before if `overwrite`; config has a `model` and a `vae`, and
+    `texts` where models may read some.
 
-    The codec is copied once, and run.json comes last: a place that has it has the rest.
+    Codec and text encoder are copied once, and run.json comes last: a place that has it has the rest.
     """
     if overwrite:
         storage.remove([*OWN, *(name for name in storage.listing() if name.endswith(".png"))])
     if not (storage.folder / SETTINGS).exists():
-        furnish(storage, config.model, config.vae)
+        furnish(storage, config.model, config.vae, getattr(config, "texts", None))
     write_json(storage.folder / SETTINGS, _plain(config))
     storage.push(SETTINGS)
 

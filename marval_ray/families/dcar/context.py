@@ -1,5 +1,6 @@
 """What DC-AR is told of a batch of images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -19,9 +20,14 @@ class TextStates:
     def to(self, device: torch.device | str) -> "TextStates":
         return TextStates(self.states.to(device), self.real.to(device))
 
+    @classmethod
+    def cat(cls, parts: Sequence["TextStates"]) -> "TextStates":
+        """Put batches together, in their order."""
+        return cls(torch.cat([part.states for part in parts]), torch.cat([part.real for part in parts]))
+
     def followed_by(self, other: "TextStates") -> "TextStates":
         """Return one batch of both."""
-        return TextStates(torch.cat([self.states, other.states]), torch.cat([self.real, other.real]))
+        return TextStates.cat([self, other])
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class DCARContext:
 
     codes: 0..num_codes - 1. masked: codes that are hidden too. values: residuals divided by the model's scale, about N(0, 1).
     hidden: positions whose residuals are to be drawn, which are all, in order: the model sees no residual.
+    left_out: images whose text the model is not told.
     """
 
     codes: Int64[Tensor, "B L"]
@@ -37,14 +44,15 @@ class DCARContext:
     text: TextStates
     values: Float[Tensor, "B L D"]
     hidden: Int64[Tensor, "B P"]
+    left_out: Bool[Tensor, " B"]
 
     @classmethod
     def of(
         cls, codes: Int64[Tensor, "B L"], masked: Bool[Tensor, "B L"], text: TextStates, values: Float[Tensor, "B L D"]
     ) -> "DCARContext":
-        """Hide all residuals."""
+        """Hide all residuals, and leave out no text."""
         everywhere = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1)
-        return cls(codes, masked, text, values, everywhere)
+        return cls(codes, masked, text, values, everywhere, torch.zeros(len(codes), dtype=torch.bool, device=codes.device))
 
     def to(self, device: torch.device | str) -> "DCARContext":
         return DCARContext(*(getattr(self, part.name).to(device) for part in fields(self)))
@@ -56,7 +64,3 @@ class DCARContext:
     def with_values(self, values: Float[Tensor, "B L D"]) -> "DCARContext":
         """Return the same codes and texts with other values."""
         return replace(self, values=values)
-
-    def with_text(self, text: TextStates) -> "DCARContext":
-        """Return the same tokens under other texts."""
-        return replace(self, text=text)

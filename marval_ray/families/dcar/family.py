@@ -1,22 +1,23 @@
-"""DC-AR as a family: what the rest of the project asks of it, as far as there is something to answer with.
-
-It is not registered by name: nobody can start a stage or a job with it.
-"""
+"""DC-AR as a family: what the rest of the project asks of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.families.base import Conditioner, Family, RecordedLoop
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import TextStates
+from marval_ray.families.dcar.data import MaskedCodes, check_data
 from marval_ray.families.dcar.loop import recorded_loops, sample_loops
 from marval_ray.families.dcar.model import DCAR
+from marval_ray.families.dcar.presets import LOOPS
+from marval_ray.families.dcar.text import text_encoder
 from marval_ray.types import Rollout, Tokens
 
 
@@ -24,6 +25,8 @@ class DCARFamily(Family):
     """Masked generators of discrete codes and residuals, from texts (arXiv 2507.04947)."""
 
     name = "dcar"
+    loops = LOOPS
+    hides_all = True
 
     def config(self, fields: dict[str, Any]) -> DCARConfig:
         return DCARConfig(**fields)
@@ -34,14 +37,17 @@ class DCARFamily(Family):
     def codec(self, path: Path, config: DCARConfig) -> DCHTCodec:
         return DCHTCodec.read(path, config)
 
-    def check_data(self, path: Path, config: DCARConfig, codec: str | None = None) -> NoReturn:
-        raise ValueError(f"{path}: DC-AR cannot be distilled yet, no format holds its codes, residuals and texts")
+    def check_data(self, path: Path, config: DCARConfig, codec: str | None = None) -> None:
+        check_data(path, config, codec)
 
-    def contexts(self, path: Path, config: DCARConfig, rank: int, world: int) -> NoReturn:
-        self.check_data(path, config)
+    def contexts(self, path: Path, config: DCARConfig, rank: int, world: int, texts: Path | None = None) -> MaskedCodes:
+        return MaskedCodes(path, config, rank, world, self.conditioner(config, own_device(), texts))
 
-    def conditioner(self, config: DCARConfig, device: torch.device) -> Conditioner:
-        raise ValueError("DC-AR cannot be drawn by jobs yet, nothing names its text encoder: marval_ray/families/dcar/text.py reads one")
+    def conditioner(self, config: DCARConfig, device: torch.device, texts: Path | None = None) -> Conditioner:
+        """Return T5's encoder. Raises ValueError when nothing names it, or as `text_encoder` does."""
+        if texts is None:
+            raise ValueError("the model reads texts, and nothing names its text encoder: give it with --texts FOLDER")
+        return text_encoder(texts, config, device)
 
     def reveal(self, backbone: DCAR, sampler: TokenSampler, condition: TextStates, draws: Draws, loops: int) -> Iterator[Tokens]:
         return sample_loops(backbone, sampler, condition, draws, loops)

@@ -6,6 +6,8 @@ the published checkpoint.
 Shape suffixes: B images, L tokens an image, T tokens of a text, S width of its states, D token channels, W width, H heads, V codes.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -34,6 +36,11 @@ def positions(side: int, width: int) -> Float[Tensor, "1 L W"]:
 def normalised(x_W: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
     """Return LayerNorm without parameters."""
     return F.layer_norm(x_W, x_W.shape[-1:], eps=1e-6)
+
+
+def _fixed(values: Tensor) -> nn.Parameter:
+    """Return what is not trained. It is a parameter, as a student's weights are its parameters, without buffers."""
+    return nn.Parameter(values, requires_grad=False)
 
 
 class FeedForward(nn.Module):
@@ -104,12 +111,10 @@ class Block(nn.Module):
 class TextEmbedder(nn.Module):
     """From T5's states to the model's width. y_embedding: the states of no text, a row a place; random, but the checkpoint's own."""
 
-    y_embedding: Tensor
-
     def __init__(self, c: DCARConfig):
         super().__init__()
         self.y_proj = FeedForward(c.text_width, c.width, c.width)
-        self.register_buffer("y_embedding", torch.randn(c.text_length, c.text_width) / c.text_width**0.5)
+        self.y_embedding = _fixed(torch.randn(c.text_length, c.text_width) / c.text_width**0.5)
 
     def forward(self, states_BTS: Float[Tensor, "B T S"]) -> Float[Tensor, "B T W"]:
         return self.y_proj(states_BTS)
@@ -127,12 +132,10 @@ class CodeHead(nn.Module):
 class DCAR(Backbone):
     """Transformer and both heads. Codes may be `config.mask_code`, which stands for a hidden one."""
 
-    pos_embed: Tensor
-
     def __init__(self, config: DCARConfig):
         super().__init__()
         c = self.config = config
-        self.register_buffer("pos_embed", positions(c.side, c.width))
+        self.pos_embed = _fixed(positions(c.side, c.width))
         self.x_embedder = nn.Embedding(c.num_codes + 1, c.width)
         self.y_embedder = TextEmbedder(c)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
@@ -156,13 +159,14 @@ class DCAR(Backbone):
 
     def conditions(self, context: DCARContext) -> Float[Tensor, "N W"]:
         """Return z of the tokens at `hidden`, row by row."""
-        codes = context.codes.masked_fill(context.masked, self.config.mask_code)
-        return gather_tokens(self(codes, context.text), context.hidden).flatten(0, 1)
+        codes, text = context.codes.masked_fill(context.masked, self.config.mask_code), context.text
+        states = torch.where(context.left_out[:, None, None], self.without_text(text).states, text.states)
+        return gather_tokens(self(codes, TextStates(states, text.real)), context.hidden).flatten(0, 1)
 
     def without_text(self, text: TextStates) -> TextStates:
         """Return the states of no text, as many rows of them as each text has words."""
         return TextStates(self.y_embedder.y_embedding.to(text.states).expand_as(text.states), text.real)
 
     def unconditional(self, context: DCARContext) -> DCARContext:
-        """Return the same tokens without their text."""
-        return context.with_text(self.without_text(context.text))
+        """Return the same tokens without their texts."""
+        return replace(context, left_out=torch.ones_like(context.left_out))

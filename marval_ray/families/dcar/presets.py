@@ -1,4 +1,4 @@
-"""Sizes of DC-AR's published model, and how it draws. It stands apart from `marval_ray.presets`: no job can use it yet."""
+"""Sizes of DC-AR's published model, and how it draws."""
 
 from marval_ray.diffusion.samplers import DDIM, Ancestral
 from marval_ray.families.dcar.config import DCARConfig

@@ -1,6 +1,7 @@
 """DC-AR's text encoder: the encoder of T5 (arXiv 1910.10683), frozen, read from files."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from marval_ray.types import Prompts
 
 PAD = 0
 """T5's code of padding."""
+KEPT = 256
+"""Texts whose states are kept: 0.9 MB each of the published sizes."""
 
 
 class TextEncoder(nn.Module):
@@ -28,6 +31,7 @@ class TextEncoder(nn.Module):
     def __init__(self, model: T5EncoderModel, tokenizer: PreTrainedTokenizerBase, length: int):
         super().__init__()
         self.model, self.tokenizer, self.length = model.eval().requires_grad_(False), tokenizer, length
+        self._kept = lru_cache(KEPT)(lambda text: self.encode(self.tokens([text])))
 
     @classmethod
     def load(cls, folder: Path, config: DCARConfig) -> "TextEncoder":
@@ -51,7 +55,8 @@ class TextEncoder(nn.Module):
         return cls(model, tokenizer, config.text_length)
 
     def forward(self, prompts: Prompts) -> TextStates:
-        return self.encode(self.tokens(prompts.texts))
+        """Return the states of each text, encoded by itself: its batch, which may be another in a resumed run, changes no bit of them."""
+        return TextStates.cat([self._kept(text) for text in prompts.texts])
 
     def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
         """Return the codes of texts, with the end's after the last word and those of padding after it."""
@@ -61,6 +66,12 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, tokens: Int64[Tensor, "B T"]) -> TextStates:
         return TextStates(self.model(input_ids=tokens).last_hidden_state, tokens != PAD)
+
+
+@lru_cache(maxsize=1)
+def text_encoder(folder: Path, config: DCARConfig, device: torch.device) -> TextEncoder:
+    """Return the text encoder in `folder`, which a process reads once. Raises ValueError as `TextEncoder.load` does."""
+    return TextEncoder.load(folder, config).to(device)
 
 
 def _read_encoder(folder: Path) -> T5EncoderModel:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from marval_ray.families.base import CodecSizes
 from marval_ray.families.mar.detok_codec import DETOK, load_detok
-from marval_ray.families.mar.vae import VAE, CodecSizes, weights_of
+from marval_ray.families.mar.vae import VAE, weights_of
 from marval_ray.files.fit import check_finite, check_fit, check_report
 from marval_ray.files.tensors import StateDict, check_no_adapter, read_state
 from marval_ray.files.text import read_json

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from marval_ray.families.base import CodecSizes
 from marval_ray.families.mar.detok import DeTokConfig, DeTokNetwork
-from marval_ray.families.mar.vae import VAE, WEIGHTS, CodecSizes, weights_of
+from marval_ray.families.mar.vae import VAE, WEIGHTS, weights_of
 from marval_ray.files.atomic import write_json
 from marval_ray.files.fit import load_strictly, save_weights
 from marval_ray.files.tensors import read_state

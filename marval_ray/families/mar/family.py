@@ -39,10 +39,10 @@ class MARFamily(Family):
     def check_data(self, path: Path, config: ModelConfig, codec: str | None = None) -> None:
         check_latents(path, config.latent_shape, config.num_classes, codec)
 
-    def contexts(self, path: Path, config: ModelConfig, rank: int, world: int) -> MaskedLatents:
+    def contexts(self, path: Path, config: ModelConfig, rank: int, world: int, texts: Path | None = None) -> MaskedLatents:
         return MaskedLatents(path, config, rank, world)
 
-    def conditioner(self, config: ModelConfig, device: torch.device) -> Conditioner:
+    def conditioner(self, config: ModelConfig, device: torch.device, texts: Path | None = None) -> Conditioner:
         """Return what gives the labels: they are all that MAR reads of prompts."""
 
         def labels(prompts: Prompts) -> Tensor:
@@ -62,7 +62,7 @@ class MARFamily(Family):
         random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)
         return recorded_loops(tokens, condition, random, loops)
 
-    def begin(self, wish: Wish, backbone: MAR) -> MARDrawing:
+    def begin(self, wish: Wish, backbone: MAR, texts: Path | None = None) -> MARDrawing:
         return batching.begin(wish, backbone)
 
     def advance(self, drawings: Sequence[MARDrawing]) -> None:

@@ -7,12 +7,12 @@ were x_t at t*, which holds only for normalised latents.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from marval_ray.families.base import CodecSizes
 from marval_ray.files.checksums import fingerprint
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -25,16 +25,6 @@ class Moments:
 
     mean: Float[Tensor, "N C h w"]
     std: Float[Tensor, "N C h w"]
-
-
-@dataclass(frozen=True)
-class CodecSizes:
-    """image_size: pixels a side that it was trained on, None where that is not known. stride: pixels a side of one latent."""
-
-    image_size: int | None
-    image_channels: Literal[1, 3]
-    stride: int
-    latent_channels: int
 
 
 class VAE(nn.Module, ABC):

@@ -1,5 +1,6 @@
 """Grids of images as PNG: small images are enlarged by whole pixels, so that nothing is smoothed."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,13 @@ GAP = 3
 SPACE = 18
 """Pixels between the grids of a comparison."""
 FONT_SIZE = 18
+LINE = 30
 PAPER, INK = (255, 255, 255), (20, 20, 20)
+
+
+def wrapped(text: str) -> str:
+    """Return a text as the label of a row, in lines of LINE characters at most."""
+    return textwrap.fill(text, LINE)
 
 
 def save_grid(
@@ -51,7 +58,8 @@ def tile(images: Float[Tensor, "N C H W"], columns: int) -> Image.Image:
 def _join(blocks: list[Image.Image], titles: list[str] | None, row_labels: Sequence[str] | None) -> Image.Image:
     """Put blocks side by side, titles above them, row labels at the left."""
     font = ImageFont.load_default(FONT_SIZE)
-    left = max(int(font.getlength(label)) for label in row_labels) + SPACE if row_labels else 0
+    lines = [line for label in row_labels or () for line in label.splitlines()]
+    left = max(int(font.getlength(line)) for line in lines) + SPACE if lines else 0
     top = 2 * FONT_SIZE if titles else 0
     widths = [max(block.width, int(font.getlength(title))) for block, title in zip(blocks, titles or [""] * len(blocks))]
     height = max(block.height for block in blocks)
