@@ -96,6 +96,7 @@ ELSEWHERE = {
     "python bench/floor.py": "needs the whole of Fashion-MNIST",
     "python bench/control_plane.py": "takes minutes and all cores",
     "python bench/serving.py": "takes minutes and all cores",
+    "python bench/weights.py": "takes half a minute and all cores",
     "python bench/performance.py": "takes minutes and all cores; tests/test_performance.py",
     "python bench/sampling.py": "tests/test_training_jobs.py, at a small size",
     "python bench/updates.py": "tests/test_training_jobs.py, at a small size",
