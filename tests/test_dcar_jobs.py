@@ -79,7 +79,8 @@ def test_the_whole_way(parts, tmp_path):
     drawing = served.begin(Wish(Prompts(PROMPTS[:1]), seed=5, loops=3))
     while not drawing.finished:
         served.advance([drawing])
-    assert np.array_equal(served.pixels([drawing])[0], pixels[0])
+    alone = served.pixels([drawing])[0].astype(int)
+    assert abs(alone - pixels[0]).max() <= 1  # a batch of another size rounds otherwise
     with pytest.raises(ValueError, match="the model reads texts: give prompts, one for each image, and no class_labels"):
         pipeline(class_labels=[0])
 
