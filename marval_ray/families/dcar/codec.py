@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,8 @@ from marval_ray.types import Tokens
 
 NETWORKS: dict[str, DCHTConfig] = dict.fromkeys(("dc-ae-f32-in-1.0", "dc-ae-f32-mix-1.0"), DCHTConfig())
 """Sizes by the name that config.json has for them; both are the same."""
+OWN = ("widths", "encoder_depths", "decoder_depths")
+"""Sizes by which config.json may say that its network has others."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """How transformers names the files of weights; safetensors before pickles."""
 ENCODING = ("encoder.", "quantize.")
@@ -82,4 +85,6 @@ def _sizes(path: Path, networks: Mapping[str, DCHTConfig]) -> DCHTConfig:
     for name, values in expected.items():
         if content.get(name) not in values:
             raise ValueError(f"{path}: {name} is {content.get(name)!r}, DC-HT has {' or '.join(map(repr, values))}")
-    return replace(networks[content["model_name"]], num_codes=content["codebook_size"], token_channels=content["codebook_embed_dim"])
+    own: dict[str, Any] = {name: tuple(content[name]) for name in OWN if name in content}
+    network = networks[content["model_name"]]
+    return replace(network, num_codes=content["codebook_size"], token_channels=content["codebook_embed_dim"], **own)
