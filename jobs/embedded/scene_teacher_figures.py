@@ -46,8 +46,8 @@ class Config:
     """Guidance, of codes and of residuals alike."""
     loops: int = 12
     steps: int = 32
-    clip: float | None = None
-    """Keep residuals within so many of their deviations at each step; DC-AR has 1."""
+    clip: float | None = 1.0
+    """Keep residuals within so many of their deviations at each step, as DC-AR does."""
     samples: int = 500
     batch: int = 50
     shown: int = 40
