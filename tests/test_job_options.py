@@ -19,7 +19,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.presets import MODELS, PRESETS, SAMPLERS, PresetName
 from marval_ray.source import Source, defaults, parse_labels
 
-TRAINED = ("classifier", "reward", "teacher", "vae")
+TRAINED = ("classifier", "reward", "teacher", "vae", "scene_judge", "scene_tokenizer", "scene_teacher")
 SEEDED = ("distill", "sample", "evaluate", "teacher_figures", *(f"embedded/train_{what}" for what in TRAINED))
 
 

@@ -16,10 +16,10 @@ from marval_ray.config import check_seed, lr_factor
 from marval_ray.device import own_device
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import Noising, context_loss
+from marval_ray.embedded.training_state import Part, load_state, save_state
 from marval_ray.families.mar.config import Masking
 from marval_ray.families.mar.masking import drop_labels, mask_tokens
 from marval_ray.families.mar.model import MAR, patchify
-from marval_ray.files.atomic import atomic_path
 from marval_ray.files.fit import load_strictly
 from marval_ray.files.latents import LatentDataset, check_latents
 from marval_ray.files.tensors import read_state
@@ -85,9 +85,8 @@ def main(config: Config) -> None:
         load_strictly(model, read_state(config.init), config.init)
     ema = EMA(dict(model.named_parameters()), config.ema, EMA.warm_start_of(config.steps, config.ema))
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    state_path, start = config.out / "state.pt", 0
-    if config.resume:
-        start = load_state(state_path, model, ema, optimizer)
+    parts: dict[str, Part] = {"model": model, "ema": ema, "optimizer": optimizer}
+    start = load_state(config.out, parts) if config.resume else 0
     end = min(config.steps, config.stop_after or config.steps)
     bar = tqdm(range(start, end), desc="teacher", initial=start, total=config.steps, mininterval=5)
     average = None
@@ -101,30 +100,8 @@ def main(config: Config) -> None:
         average = metrics["mse"].item() if average is None else 0.98 * average + 0.02 * metrics["mse"].item()
         bar.set_postfix(mse=f"{average:.4f}", refresh=False)
         if (step + 1) % config.save_every == 0 or step + 1 == end:
-            save_state(state_path, step + 1, model, ema, optimizer)
+            save_state(config.out, step + 1, parts)
             save_model(config.out, "teacher", ema.shadow, c, torch.float32)
-
-
-def save_state(path: Path, step: int, model: MAR, ema: EMA, optimizer: torch.optim.Optimizer) -> None:
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_state(path: Path, model: MAR, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a saved state and return the number of finished steps. Raises ValueError when there is none."""
-    if not path.exists():
-        raise ValueError(f"{path.parent} holds no state to resume: leave --resume out, or correct --out")
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_seed
+from marval_ray.embedded.reconstruction import reconstruction
 from marval_ray.evaluation.features import load_features
-from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.families.mar import autoencoder as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
 
@@ -53,15 +52,6 @@ class Config:
         if self.latent_noise and not self.decoder_of:
             raise ValueError("--latent-noise is in units of known deviations: it needs --decoder-of")
         check_seed(self.seed)
-
-
-def reconstruction(decoded: Tensor, images: Tensor, classifier: FeatureNetwork | None, weight: float) -> Tensor:
-    """Return L1 + MSE, and the distance of feature maps with unit length at each pixel (LPIPS, arXiv 1801.03924)."""
-    value = F.mse_loss(decoded, images) + F.l1_loss(decoded, images)
-    if classifier is None:
-        return value
-    pairs = zip(classifier.feature_maps(decoded), classifier.feature_maps(images))
-    return value + weight * sum((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in pairs)
 
 
 def make_loss(config: Config) -> Loss:

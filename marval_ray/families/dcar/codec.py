@@ -20,6 +20,7 @@ CONFIG, MODEL_TYPE = "config.json", "dc_ht"
 NETWORKS = ("dc-ae-f32-in-1.0", "dc-ae-f32-mix-1.0")
 """Names that config.json has for the network; both are the same."""
 OWN = ("widths", "encoder_depths", "decoder_depths")
+"""Sizes by which config.json may say that its network has others."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """How transformers names the files of weights; safetensors before pickles."""
 ENCODING = ("encoder.", "quantize.")

@@ -2,6 +2,7 @@
 
 from marval_ray.diffusion.samplers import DDIM, Ancestral
 from marval_ray.families.dcar.config import DCARConfig
+from marval_ray.families.dcar.tokenizer import DCHTConfig
 
 MODELS: dict[str, DCARConfig] = {"dc-ar-512": DCARConfig()}
 
@@ -11,3 +12,10 @@ FEW_STEPS: dict[str, DDIM] = {"dc-ar-512": DDIM(steps=20, cfg=5.5, cfg_schedule=
 """As many steps as the teacher takes in MARVAL (arXiv 2511.15190); its guidance there is not known to us, this is its authors' own."""
 LOOPS = 12
 """N_AR of its authors' sample.py."""
+
+SCENES = DCARConfig(
+    side=8, num_codes=1024, token_channels=8, residual_scale=0.0906, text_length=24, text_width=96, width=160, depth=4, heads=5,
+    mlp_width=640, head_width=160, head_depth=2, image_size=64,
+)  # fmt: skip
+SCENES_TOKENIZER = DCHTConfig((32, 32, 64, 128), (0, 1, 1, 1), (0, 1, 1, 1), token_channels=8, num_codes=1024)
+"""Of the models that jobs/embedded trains on scenes of emoji."""

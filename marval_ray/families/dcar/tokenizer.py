@@ -267,15 +267,22 @@ class DCHT(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantize = Quantiser(config.num_codes, config.token_channels)
 
+    def directions(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N L D"]:
+        """Return z = h / |h|, where h is the encoder's output for images in [-1, 1], row by row."""
+        return F.normalize(self.encoder(images).flatten(2).transpose(1, 2), dim=-1)
+
+    def picture(self, z: Float[Tensor, "N L D"]) -> Float[Tensor, "N 3 H W"]:
+        """Turn vectors of the tokens of square images into images, about [-1, 1], not clamped."""
+        side = int(z.shape[1] ** 0.5)
+        return self.decoder(z.transpose(1, 2).unflatten(2, (side, side)))
+
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> tuple[Int64[Tensor, "N L"], Float[Tensor, "N L D"]]:
-        """Turn images in [-1, 1] into codes and residuals z - z_q, row by row; z = h / |h| is the encoder's output."""
-        z = F.normalize(self.encoder(images).flatten(2).transpose(1, 2), dim=-1)
+        """Turn images in [-1, 1] into codes and residuals z - z_q, row by row."""
+        z = self.directions(images)
         codes = self.quantize.nearest(z)
         return codes, z - self.quantize.vectors(codes)
 
     def decode(self, codes: Int64[Tensor, "N L"], residual: Float[Tensor, "N L D"]) -> Float[Tensor, "N 3 H W"]:
-        """Turn the tokens of square images into images, about [-1, 1], not clamped; differentiable in the residual."""
-        side = int(codes.shape[1] ** 0.5)
-        z = self.quantize.vectors(codes) + residual
-        return self.decoder(z.transpose(1, 2).unflatten(2, (side, side)))
+        """Turn tokens into what `picture` returns; differentiable in the residual."""
+        return self.picture(self.quantize.vectors(codes) + residual)
