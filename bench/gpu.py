@@ -9,38 +9,31 @@ the replay is the learner's, of all loops with gradient; GSIM is whole updates, 
 
 import gc
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from learners import gsim_update, replay_update
 from records import PRESETS
 from sampling import random_model, seconds_of
 from torch import Tensor
 from transformers import CLIPModel
 
-from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from marval_ray import cli
-from marval_ray.config import LearnerConfig
 from marval_ray.device import autocast_on_gpu, own_device
 from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
-from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.autoencoder import KL16, KLVAE, load_vae
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
-from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_tokens
+from marval_ray.families.mar.loop import Randomness, sample_tokens
 from marval_ray.files.atomic import write_json
-from marval_ray.files.latent_files import write_latents
-from marval_ray.hub.layout import save_model
 from marval_ray.plan.workers import PICKSCORE, SizedReward
-from marval_ray.reinforce.replay import replay_chain
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.types import Prompts, Tokens
 
@@ -122,32 +115,13 @@ def scoring(c: ModelConfig, config: Config) -> float:
 
 
 def replaying(c: ModelConfig, config: Config) -> float:
-    student = Student(random_model(c, DEVICE)).requires_grad_()
-    random, labels = random_of(c, config.replayed)
-    loops = list(recorded_loops(random.initial, labels, random, config.loops))
-
-    def replay() -> None:
-        with autocast_on_gpu(DEVICE):
-            tokens, _ = replay_chain(student, random.initial, loops)
-        tokens.square().mean().backward()
-        student.zero_grad()
-
-    return measure(replay, config.repeats) / config.replayed
+    return measure(replay_update(c, config.replayed, config.loops, config.loops, DEVICE), config.repeats) / config.replayed
 
 
 def distilling(preset: str, config: Config) -> float:
     """Whole updates of both networks."""
-    c = PRESETS[preset].model
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        save_model(folder, "teacher", random_model(c, DEVICE).state_dict(), c, torch.float32)
-        latents = torch.randn(config.batch, *c.latent_shape).numpy()
-        write_latents(folder / "latents.parquet", latents, 0 * latents, np.arange(config.batch) % c.num_classes)
-        learner = LearnerConfig(batch=config.batch)
-        matching = Matching(PRESETS[preset].gsim, folder / "teacher.safetensors", folder / "latents.parquet")
-        run = GSIMRun(c, matching, learner)
-        made = GSIMLearner(run, DEVICE)
-    return measure(lambda: made.step(0), config.repeats) / config.batch
+    with gsim_update(preset, config.batch, DEVICE) as update:
+        return measure(update, config.repeats) / config.batch
 
 
 def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[], float]]]:

@@ -8,33 +8,21 @@ Large square matmuls run in between, with the same threads; the best of them is 
 """
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from records import PRESETS
-from sampling import Speed, matmul_gflops, random_model, seconds_of, speed_table
+from learners import gsim_update, replay_update
+from sampling import Speed, matmul_gflops, seconds_of, speed_table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from actors.learning.gsim import GSIMLearner, GSIMRun, Matching
 from marval_ray import cli
-from marval_ray.config import LearnerConfig
-from marval_ray.distil.student import Student
-from marval_ray.draws import Draws
-from marval_ray.families.mar.loop import Randomness, recorded_loops
-from marval_ray.files.latent_files import write_latents
-from marval_ray.hub.layout import save_model
-from marval_ray.presets import PresetName
-from marval_ray.reinforce.replay import replay_chain
-from marval_ray.types import Prompts
+from marval_ray.presets import MAR_MODELS, ClassPresetName
 
 CPU = torch.device("cpu")
 Part = Literal["gsim", "replay"]
@@ -42,7 +30,7 @@ Part = Literal["gsim", "replay"]
 
 @dataclass(frozen=True)
 class Config:
-    preset: PresetName = "mar-b"
+    preset: ClassPresetName = "mar-b"
     parts: tuple[Part, ...] = ("gsim", "replay")
     batch: int = 4
     loops: int = 64
@@ -65,38 +53,6 @@ class Flops(TorchDispatchMode):
         return result
 
 
-@contextmanager
-def gsim(config: Config) -> Iterator[Callable[[], object]]:
-    """Give one update of both networks."""
-    c = PRESETS[config.preset].model
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        save_model(folder, "teacher", random_model(c, CPU).state_dict(), c, torch.float32)
-        values = np.random.default_rng(0).standard_normal((config.batch, *c.latent_shape))
-        write_latents(folder / "latents.parquet", values, 0 * values, np.arange(config.batch) % c.num_classes)
-        matching = Matching(PRESETS[config.preset].gsim, folder / "teacher.safetensors", folder / "latents.parquet")
-        learner = GSIMLearner(GSIMRun(c, matching, LearnerConfig(batch=config.batch)), CPU)
-        yield lambda: learner.step(0)
-
-
-@contextmanager
-def replay(config: Config) -> Iterator[Callable[[], object]]:
-    """Give forward and backward pass of the last loops."""
-    c = PRESETS[config.preset].model
-    student = Student(random_model(c, CPU)).requires_grad_()
-    random = Randomness.of(Draws(0, tuple(range(config.batch))), c.num_tokens, c.token_channels, 0)
-    labels = Prompts.classes_in_turn(c.num_classes, config.batch).labels
-    assert labels is not None  # these have classes
-    loops = list(recorded_loops(random.initial, labels, random, config.loops))[-config.last :]
-
-    def action() -> None:
-        tokens, _ = replay_chain(student, random.initial, loops)
-        tokens.square().mean().backward()
-        student.zero_grad()
-
-    yield action
-
-
 def measure(name: str, action: Callable[[], object], repeats: int) -> Speed:
     """Count an update's FLOPs, then time others, with matmuls around each."""
     # The fused attention kernel of CPUs is unknown to the counter; plain matrix products are known.
@@ -112,10 +68,15 @@ def measure(name: str, action: Callable[[], object], repeats: int) -> Speed:
 def main(config: Config) -> None:
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    made, speeds = {"gsim": gsim, "replay": replay}, []
+    c = MAR_MODELS[config.preset]
+    updates = {
+        "gsim": lambda: gsim_update(config.preset, config.batch, CPU),
+        "replay": lambda: nullcontext(replay_update(c, config.batch, config.loops, config.last, CPU)),
+    }
+    speeds = []
     for part in config.parts:
-        with made[part](config) as action:
-            speeds.append(measure(part, action, config.repeats))
+        with updates[part]() as update:
+            speeds.append(measure(part, update, config.repeats))
     print(f"{config.preset}, batch {config.batch}, the last {config.last} of {config.loops} loops, {torch.get_num_threads()} threads\n")
     print(speed_table(speeds))
     dist.destroy_process_group()

@@ -9,12 +9,12 @@ OUT becomes a whole folder: teacher.safetensors, text_encoder/ and codec/, with 
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Int64, UInt8
+from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -144,16 +144,11 @@ def train_step(reader: Reader, coded: Coded, scenes: Sequence[Scene], step: int,
     dropped = torch.rand(len(codes), generator=generator) < config.text_drop
     noising = Noising.draw(codes.numel() * config.repeats, model.config.token_channels, generator).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        text = without(model, reader.read(prompts), dropped.to(device))
-        context = DCARContext.of(codes.to(device), masked.to(device), text, values.to(device))
+        context = DCARContext.of(codes.to(device), masked.to(device), reader.read(prompts), values.to(device))
+        context = replace(context, left_out=dropped.to(device))
         loss = teacher_loss(model, context, noising.t, noising.noise, cosine_diffusion(device=device))
     loss.value.backward()
     return loss.metrics
-
-
-def without(model: DCAR, text: TextStates, dropped: Bool[Tensor, " B"]) -> TextStates:
-    """Return the texts, but the states of none where they are dropped."""
-    return TextStates(torch.where(dropped[:, None, None], model.without_text(text).states, text.states), text.real)
 
 
 def save_whole(out: Path, reader: Reader, ema: EMA, tokenizer: Path) -> None:
