@@ -33,6 +33,7 @@ def test_distillation_writes_what_people_look_at(run_folder):
     summary = json.loads((run_folder / "summary.json").read_text(encoding="utf-8"))
     assert {"student_fd", "student_fd_before", "student_accuracy", "student_n_ar"} <= summary.keys()
     assert {"student_fd_se", "student_fd_b", "student_fd_b_se"} <= summary.keys()
+    assert summary["student_n_ar_before"] == summary["student_n_ar"] == 2  # they are compared
     assert summary["seconds_total"] > summary["seconds_gsim"] > 0
     assert [(row["model"], row["n_ar"]) for row in summary["loops"]] == [("student", 1), ("student", 2)]
     student, teacher = load_model(run_folder / "student.safetensors"), load_model(assets_index.TEACHER)

@@ -133,8 +133,8 @@ class Figures:
         """Draw pictures and take the speed of the teacher; draw pictures of the student, still the teacher read in one step,
         and take its scores at a number of loops."""
         teacher = teacher.to(self.device)
-        loops, batch = teacher.config.family.loops, self.config.batch
-        generation = self.draw(Generation(teacher, self.codec, self.config.sampler, loops, batch, self.texts))
+        usual, batch = teacher.config.family.loops, self.config.batch
+        generation = self.draw(Generation(teacher, self.codec, self.config.sampler, usual, batch, self.texts))
         self._draw("teacher", generation)
         self._measure("student before", teacher, loops, "before")
         if self.judges is not None and self.teacher_rows:
