@@ -2,15 +2,16 @@
 
     python jobs/compare.py runs/demo marval_ray/embedded/assets/student/student-gsim.safetensors --out runs/compare
     python jobs/compare.py runs/a runs/b teacher --n-ar 4 8 16 --rewards clip:models/clip
+    python jobs/compare.py runs/t-a runs/t-b --n-ar 12 --prompts PartiPrompts.tsv --per-prompt 1 --rewards pickscore:models/pickscore
 
 A checkpoint is a run or an export, whose newest student counts, a file, or `teacher`, the embedded one.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -22,21 +23,23 @@ from marval_ray.class_names import prompts_of
 from marval_ray.config import check_at_least, check_loops, check_seed
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.bootstrap import reward_figures
+from marval_ray.evaluation.by_rewards import Scores, measure_by_rewards
 from marval_ray.evaluation.claims import PairedDifference, better
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, SPEED, Metric
+from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, Metric
 from marval_ray.evaluation.scores import SIZES, check_count
-from marval_ray.evaluation.sweep import Row
+from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
+from marval_ray.prompt_sets import read_set
 from marval_ray.rewards import SeparateRewards
 from marval_ray.runs import report
-from marval_ray.source import Source, parse_labels
+from marval_ray.source import PER_PROMPT, Source, parse_labels
 from marval_ray.types import Prompts
 
 TEACHER = "teacher"
-Scores = dict[str, Float[Tensor, " N"]]
-"""Of images, by the name of the reward."""
+PICTURED = 8
+"""Prompts whose pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Config:
     n_ar: tuple[int, ...] = (8,)
     """Auto-regressive loops an image; each checkpoint draws with each of them."""
     labels: str = "0-9"
-    per_label: int = 150
+    per_label: Annotated[int, PER_PROMPT] = 150
+    """Images of each class, or prompt."""
     sets: int = 3
     """Figures are means over so many sets of images, with their standard errors."""
     seed: int = 5_000
@@ -55,10 +59,11 @@ class Config:
     rewards: tuple[str, ...] = ()
     """Score the same images with these too: KIND:PLACE, such as pickscore:models/pickscore, as --rl.rewards."""
     prompts: Path | None = None
-    """What rewards read: a text file with a line for each class; by default made of the class names."""
+    """What rewards read: a text file with a line for each class; by default made of the class names. Of models that read texts what is
+    drawn, in any form that jobs/sample.py takes."""
     vae: Path | None = None
     columns: int = 4
-    """Pictures a class."""
+    """Pictures a class, or of each of the first PICTURED prompts."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "per_label", "sets", "batch", "columns", prefix="--")
@@ -68,35 +73,64 @@ class Config:
             raise ValueError("name two checkpoints at least, each once: runs, exports or files")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Images that all draw. numbers: of the class or prompt of each. titles: of the rows of pictures, by these numbers."""
+
+    prompts: Prompts
+    numbers: Int64[Tensor, " N"]
+    titles: dict[int, str]
+    judges: Judges | None = None
+
+    def pictured(self, columns: int) -> list[int]:
+        """Return which images are shown, row by row."""
+        places = [(self.numbers == number).nonzero().flatten() for number in self.titles]
+        return torch.cat([each[:columns] for each in places]).tolist()
+
+
 def main(config: Config) -> None:
     SeparateRewards.check(config.rewards)
     sources = {name: source(name, config, loops=max(config.n_ar)) for name in config.checkpoints}
     generations = {name: each.generation() for name, each in sources.items()}  # before minutes of drawing
     first = generations[config.checkpoints[0]]
     check_alike(generations)
-    classes = first.model.config.num_classes
-    labels = torch.tensor(parse_labels(config.labels, classes))
-    wanted = labels.repeat(config.per_label)
-    prompts = Prompts.of_labels(wanted)
-    if config.rewards:
-        prompts = prompts_of(sources[config.checkpoints[0]].weights, classes, config.prompts)[wanted.tolist()]
-    check_count(len(prompts), config.sets)
+    if first.model.config.num_classes is None:
+        wanted = wanted_texts(config, sources[config.checkpoints[0]].weights)
+    else:
+        wanted = wanted_classes(config, sources[config.checkpoints[0]].weights, first)
     rewards = SeparateRewards.load(config.rewards, first.model.device)
-    judges = judges_of(first)
-    if judges:
-        judges.a.check_labels(labels)
     titles = titled(config.checkpoints)
     rows: list[Row] = []
     scores: list[Scores] = []
     grids: dict[str, Float[Tensor, "N C H W"]] = {}
     for name, generation in generations.items():
         for loops in config.n_ar:
-            row, images = drawn(titles[name], generation.with_loops(loops), prompts, config, judges)
-            scores.append(rewards(images, prompts.texts))
-            rows.append(row | reward_figures(scores[-1], wanted))
-            count = min(config.columns, config.per_label)
-            grids[f"{titles[name]}, {loops}"] = images[: count * len(labels)].unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
-    write(config, rows, differences(rows, scores, wanted), grids, [str(label) for label in labels.tolist()])
+            row, found, grids[f"{titles[name]}, {loops}"] = drawn(titles[name], generation.with_loops(loops), wanted, config, rewards)
+            scores.append(found)
+            rows.append(row | reward_figures(found, wanted.numbers))
+    write(config, rows, differences(rows, scores, wanted.numbers), grids, list(wanted.titles.values()))
+
+
+def wanted_classes(config: Config, weights: Path, generation: Generation) -> Wanted:
+    """Return images of all classes in turn, and the judges that know them. Raises ValueError for wrong classes, or too few images."""
+    classes = generation.model.config.num_classes
+    labels = torch.tensor(parse_labels(config.labels, classes))
+    numbers = labels.repeat(config.per_label)
+    prompts = prompts_of(weights, classes, config.prompts)[numbers.tolist()] if config.rewards else Prompts.of_labels(numbers)
+    check_count(len(prompts), config.sets)
+    judges = judges_of(generation)
+    if judges:
+        judges.a.check_labels(labels)
+    return Wanted(prompts, numbers, {label: str(label) for label in labels.tolist()}, judges)
+
+
+def wanted_texts(config: Config, weights: Path) -> Wanted:
+    """Return images of each prompt of the file, one prompt after another. Raises ValueError when there is none."""
+    if not config.prompts:
+        raise ValueError(f"{weights} reads texts: give --prompts FILE")
+    texts = read_set(config.prompts).prompts
+    numbers = torch.arange(len(texts)).repeat_interleave(config.per_label)
+    return Wanted(texts.each(config.per_label), numbers, dict(enumerate(map(report.wrapped, texts.texts[:PICTURED]))))
 
 
 def source(name: str, config: Config, loops: int) -> Source:
@@ -108,11 +142,11 @@ def source(name: str, config: Config, loops: int) -> Source:
 
 
 def check_alike(generations: dict[str, Generation]) -> None:
-    """Raise ValueError unless all draw images of one size for the same number of classes."""
+    """Raise ValueError unless all draw images of one size for the same number of classes, or for texts."""
     found = {(one.model.config.image_size, one.model.config.num_classes) for one in generations.values()}
     if len(found) > 1:
         configs = {name: one.model.config for name, one in generations.items()}
-        told = ", ".join(f"{name}: {c.num_classes} classes, {c.image_size} pixels" for name, c in configs.items())
+        told = ", ".join(f"{name}: {c.num_classes or 'no'} classes, {c.image_size} pixels" for name, c in configs.items())
         raise ValueError(f"these draw different things and cannot be compared ({told})")
 
 
@@ -126,14 +160,15 @@ def judges_of(generation: Generation) -> Judges | None:
 
 
 def drawn(
-    title: str, generation: Generation, prompts: Prompts, config: Config, judges: Judges | None
-) -> tuple[Row, Float[Tensor, "N C H W"]]:
-    """Return the figures of a model's images, and these."""
-    began = time.perf_counter()
-    images = generation.images(prompts, config.seed, progress=f"{title} N_AR={generation.loops}")
-    speed = len(images) / (time.perf_counter() - began)
-    figures = judges.score(images, prompts.labels, config.sets) if judges else {}
-    return {"model": title, "n_ar": generation.loops, **figures, SPEED.name: speed}, images
+    title: str, generation: Generation, wanted: Wanted, config: Config, rewards: SeparateRewards
+) -> tuple[Row, Scores, Float[Tensor, "N C H W"]]:
+    """Return the figures of a model's images, their scores by rewards, and those that are shown."""
+    shown = wanted.pictured(config.columns)
+    if wanted.prompts.labels is None:
+        row, scores, pictures = measure_by_rewards(title, generation, wanted.prompts, config.seed, rewards, shown)
+        return row, scores, torch.stack(pictures)
+    row, images = measure(title, generation, wanted.prompts, config.seed, wanted.judges, config.sets)
+    return row, rewards(images, wanted.prompts.texts), images[shown]
 
 
 def differences(rows: list[Row], scores: list[Scores], labels: Int64[Tensor, " N"]) -> list[PairedDifference]:
@@ -174,7 +209,7 @@ def write(
     config.out.mkdir(parents=True, exist_ok=True)
     report.save_comparison(picture, grids, min(config.columns, config.per_label), labels)
     write_json(config.out / "figures.json", {"rows": rows, "differences": [asdict(difference) for difference in paired], "said": notes})
-    shown = [("The same seeds and classes; a row is a class, a title the checkpoint and N_AR.", picture)]
+    shown = [("The same seeds and classes or prompts; a row is one of these, a title the checkpoint and N_AR.", picture)]
     report.write_html(config.out / "compare.html", "Comparison", {}, rows, shown, vars(config), notes)
     for note in notes:
         print(note)

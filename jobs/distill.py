@@ -39,7 +39,8 @@ from marval_ray.files.storage import ERRORS, Storage
 from marval_ray.files.tensors import read_state
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS, SAMPLERS
-from marval_ray.prompts import class_prompts, imagenet_names, read_prompts, read_texts
+from marval_ray.prompt_sets import read_set
+from marval_ray.prompts import class_prompts, imagenet_names, read_prompts
 from marval_ray.rewards import check_rewards
 from marval_ray.rewards.spec import held_out_names
 from marval_ray.runs.card import index_of, present
@@ -85,7 +86,7 @@ class Config:
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
     """A text file with a prompt for each class, by default the classes' names in a template; of a model that reads texts the prompts of
-    RL and of the pictures, by default those of prompts/fig3.txt."""
+    RL and of the pictures, in any form that jobs/sample.py takes, by default those of prompts/fig3.txt."""
     texts: Path | None = None
     """Text encoder of a model that reads texts: T5's folder."""
     out: str = "runs/distill"
@@ -221,7 +222,7 @@ def prompts_of(config: Config) -> Prompts:
     """Return a prompt for each class, or all prompts for a model that reads texts."""
     classes = config.model.num_classes
     if classes is None:
-        return read_texts(config.prompts or PICTURED)
+        return read_set(config.prompts or PICTURED).prompts
     if config.prompts is not None:
         return Prompts.of_classes(read_prompts(config.prompts, classes))
     names = class_names_of(config)

@@ -34,14 +34,6 @@ def read_prompts(path: Path, num_classes: int) -> list[str]:
     return prompts
 
 
-def read_texts(path: Path) -> Prompts:
-    """Read prompts of a model that reads texts, one a line. Raises ValueError when there are none."""
-    texts = _lines(path)
-    if not texts:
-        raise ValueError(f"{path} holds no prompts: one line each")
-    return Prompts(tuple(texts))
-
-
 def read_prompts_of(path: Path, labels: Int64[Tensor, " N"]) -> Prompts:
     """Return the prompts of images that are there already: line c of the text file is that of the label c.
 

@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+import tyro
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from marval_ray.runs.stage import TEACHER
 from marval_ray.runs.students import student_of, students
 
 DEMO = Path("runs/demo")
+PER_PROMPT = tyro.conf.arg(aliases=["--per-prompt"])
+"""What --per-label is called where models read texts."""
 Config = TypeVar("Config", bound="Source")
 
 
@@ -43,7 +46,7 @@ class Source:
     """Text encoder of a model that reads texts: T5's folder; by default the one that config.json names."""
     labels: str = "0-9"
     """Class numbers, such as 3 or 0-9 or 0,2,5-7."""
-    per_label: int = 10
+    per_label: Annotated[int, PER_PROMPT] = 10
     """Images of each class, or prompt."""
     seed: int = 0
     n_ar: int | None = None

@@ -22,7 +22,7 @@ from marval_ray.files.images import encode_png, read_npz
 from marval_ray.hub.exported import Index
 from marval_ray.hub.layout import described
 from marval_ray.pipeline import MarvalPipeline
-from marval_ray.prompts import read_texts
+from marval_ray.prompt_sets import read_set
 from marval_ray.types import Prompts
 
 ENCODE, SAMPLE, EXPORT = "jobs/encode.py", "jobs/sample.py", "jobs/export.py"
@@ -92,14 +92,14 @@ def test_the_whole_way(parts, tmp_path):
     )  # fmt: skip
     assert Image.open(tmp_path / "grid.png").width > 2 * 256
     assert "reads texts: give --prompt TEXT or --prompts FILE" in refuse(SAMPLE, "--checkpoint", moved, "--out", tmp_path / "x.png")
-    for command in (("jobs/evaluate.py", "--checkpoint", moved), ("jobs/compare.py", moved, tmp_path / "exported")):
-        assert "reads texts, and this needs a model of classes" in refuse(*command)
 
 
 def test_mistakes_are_one_line(parts, tmp_path):
     command = (DISTILL, *options(parts), "--latents", tmp_path, "--out", tmp_path / "run")
     assert "--plan knows models of classes alone" in refuse(*command, "--plan", 80)
     assert "no Parquet file at" in refuse(*command)
+    (tmp_path / "style.json").write_text('["a cat", ""]', encoding="utf-8")
+    assert "style.json, entry 2: '' is no prompt" in refuse(*command, "--prompts", tmp_path / "style.json")
     assert "--model.buffer-size" in refuse(*command, "--model.buffer-size", 3)
     assert "config.json is missing: `python jobs/fetch.py t5-base`" in refuse(*command, "--texts", tmp_path)
     assert f"--texts {tmp_path}: this model reads classes" in refuse(DISTILL, "--texts", tmp_path)
@@ -116,5 +116,5 @@ def test_the_preset_draws_as_its_authors_did_and_its_pictures_show_the_paper_s_p
     config = distill.defaults("dc-ar-512", Path("unnamed"))
     assert config.stages == "gsim" and config.gsim.freeze_backbone and config.gsim.w == config.figures.sampler.cfg == 5.5
     assert config.figures.loops == (LOOPS,) and (config.figures.sampler.steps, config.figures.sampler.clip_x0) == (32, 1.0)
-    prompts = read_texts(distill.PICTURED)
+    prompts = read_set(distill.PICTURED).prompts
     assert len(prompts) == 16 and prompts.texts[1] == "The face of god, light, holy."

@@ -101,6 +101,11 @@ def test_labels_that_make_no_list(text, message):
         parse_labels(text, 10)
 
 
+def test_labels_are_refused_where_the_model_reads_texts():
+    with pytest.raises(ValueError, match="the checkpoint reads texts, and this needs a model of classes"):
+        parse_labels("0-9", None)
+
+
 @pytest.mark.parametrize("name", ["x.jpg", "x.jpeg", "x.webp", "x.gif", "x.npy", "x.zip", "x.PNG.txt", "x.pdf"])
 def test_pictures_are_not_written_under_names_of_other_files(tmp_path, name):
     message = refuse("jobs/sample.py", "--out", tmp_path / name)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import FD
+from marval_ray.evaluation.metrics import FD, SPEED
 from marval_ray.families.generation import Painter
 from marval_ray.types import Prompts
 
@@ -16,15 +16,15 @@ Row = dict[str, Any]
 
 
 def measure(
-    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges, sets: int = 1
+    name: str, painter: Painter, prompts: Prompts, seed: int, judges: Judges | None, sets: int = 1
 ) -> tuple[Row, Float[Tensor, "N C H W"]]:
-    """Draw an image for each prompt; return the scores of so many sets of them, the speed (decoding included), and the images
-    themselves."""
+    """Draw an image for each prompt; return the scores of so many sets of them where there are judges, the speed (decoding included),
+    and the images themselves."""
     begin = time.perf_counter()
     images = painter.images(prompts, seed, progress=f"{name} N_AR={painter.loops}")
     seconds = time.perf_counter() - begin
-    scores = judges.score(images, prompts.labels, sets)
-    return {"model": name, "n_ar": painter.loops, **scores, "images_per_second": len(prompts) / seconds}, images
+    scores = judges.score(images, prompts.labels, sets) if judges else {}
+    return {"model": name, "n_ar": painter.loops, **scores, SPEED.name: len(prompts) / seconds}, images
 
 
 def best(rows: list[Row]) -> Row:
