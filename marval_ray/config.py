@@ -148,12 +148,15 @@ class ObjectiveConfig:
     """Draw K anew for each update, from 1..last."""
     recompute: bool = True
     """Keep activations of one loop at a time, and compute them again on the way back: less memory, more time."""
-    estimator: Literal["pathwise", "policy"] = "pathwise"
-    """policy: group-normalised policy gradient, for rewards without a gradient."""
+    estimator: Literal["pathwise", "policy", "codes", "pathwise+codes"] = "pathwise"
+    """policy: group-normalised policy gradient, for rewards without a gradient. codes: the same of discrete codes, whose draws explore by
+    themselves; it leaves the denoising head alone. pathwise+codes: both at once."""
+    code_weight: float = 1.0
+    """Weight of the policy gradient of codes beside the pathwise one."""
     exploration: float = 0.1
     """Standard deviation of the policy around the one-step prediction."""
     group: int = 8
-    """Images of one prompt and one start that the policy gradient compares; exploration alone tells them apart."""
+    """Images of one prompt that a policy gradient compares: for that of values of one start, so that exploration alone tells them apart."""
     epochs: int = 1
     """Updates of the policy on each batch, with the importance ratio to the weights that drew it."""
     clip: float = 0.2
@@ -168,6 +171,8 @@ class ObjectiveConfig:
     """Weight of the squared mean shift of each class's predictions: what all images of a class do alike costs extra."""
     freeze_head: bool = False
     """Leave the denoising head as it is: rewards spoil fine texture through it first."""
+    freeze_backbone: bool = False
+    """Train the denoising head alone."""
     lora_rank: int = 0
     """Train adapters of this rank in the place of the weights: gradients and optimiser take little memory. 0 trains all weights."""
     reward_scale: bool = True
@@ -177,6 +182,17 @@ class ObjectiveConfig:
         check_at_least(1, self, "last", "group", "epochs", prefix="rl.")
         check_at_least(0, self, "lora_rank", prefix="rl.")
         check_loops(self.loops, "rl.loops")
+        if self.freeze_backbone and (self.freeze_head or self.learns_codes):
+            raise ValueError("rl.freeze_backbone leaves the head alone: it goes neither with rl.freeze_head nor with an estimator of codes")
+
+    @property
+    def learns_codes(self) -> bool:
+        return self.estimator.endswith("codes")
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether images of one prompt are compared."""
+        return self.estimator != "pathwise"
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,11 @@ class RLConfig(PlacementConfig, FlowConfig, ObjectiveConfig):
     def __post_init__(self) -> None:
         for part in (ObjectiveConfig, FlowConfig, PlacementConfig):
             part.__post_init__(self)
+        if self.learns_codes and self.max_staleness:
+            raise ValueError(
+                f"rl.max_staleness must be 0 for rl.estimator {self.estimator}: rollouts do not say how likely their codes were, got "
+                f"{self.max_staleness}"
+            )
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ PRESETS: dict[str, Preset] = {
     # Guidance is the one with which its authors draw; the head alone is trained, so that codes stay the teacher's.
     "dc-ar-512": Preset(
         model=dcar.MODELS["dc-ar-512"], gsim=replace(_PUBLISHED_GSIM, w=dcar.SAMPLERS["dc-ar-512"].cfg, freeze_backbone=True),
-        learner=_PAPER, rl=replace(_PAPER_ROLES, loops=(dcar.LOOPS,), last=1), rl_learner=_PAPER_RL, loops=(dcar.LOOPS,), stages="gsim",
+        learner=_PAPER, rl=replace(_PAPER_ROLES, loops=(dcar.LOOPS,), last=1, freeze_backbone=True), rl_learner=_PAPER_RL,
+        loops=(dcar.LOOPS,), stages="gsim",
     ),
 }  # fmt: skip
 """Defaults of `jobs/distill.py`; those of mar-* and detok-* are the paper's (supplement, Tables 1 and 2) where it says something, whose own

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import refuse, succeed
+import torch
+from commands import ROOT, refuse, succeed
 from PIL import Image
 from short import DISTILL
 from small_dcar import write_parts
@@ -19,6 +20,7 @@ from marval_ray.families.base import Wish
 from marval_ray.families.dcar.presets import LOOPS
 from marval_ray.files.atomic import write_json
 from marval_ray.files.images import encode_png, read_npz
+from marval_ray.files.tensors import read_state
 from marval_ray.hub.exported import Index
 from marval_ray.hub.layout import described
 from marval_ray.pipeline import MarvalPipeline
@@ -26,6 +28,7 @@ from marval_ray.prompt_sets import read_set
 from marval_ray.types import Prompts
 
 ENCODE, SAMPLE, EXPORT = "jobs/encode.py", "jobs/sample.py", "jobs/export.py"
+HERE = {"PYTHONPATH": str(ROOT / "tests")}
 PROMPTS = ("a cat on the mat", "the dog")
 CPU = (
     "--learner.workers", 1, "--learner.gpus-per-worker", 0, "--learner.cpus-per-worker", 1, "--learner.zero-stage", 0, "--learner.batch", 2,
@@ -92,6 +95,34 @@ def test_the_whole_way(parts, tmp_path):
     )  # fmt: skip
     assert Image.open(tmp_path / "grid.png").width > 2 * 256
     assert "reads texts: give --prompt TEXT or --prompts FILE" in refuse(SAMPLE, "--checkpoint", moved, "--out", tmp_path / "x.png")
+
+
+RL_OF_CODES = (
+    "--stages", "rl", "--rl.estimator", "pathwise+codes", "--rl.no-freeze-backbone", "--rl.group", 4, "--rl.loops", 3, "--rl.chunk", 4,
+    "--rl.drift-weight", 0.1, "--rl.rewards", "plugin:small_reward:Brightness", "--rl.max-staleness", 0,
+    "--rl.rollout.count", 1, "--rl.rollout.cpus", 0.5, "--rl.rollout.gpus", 0, "--rl.reward.count", 1, "--rl.reward.cpus", 0.5,
+    "--rl.reward.gpus", 0, "--rl-learner.workers", 1, "--rl-learner.gpus-per-worker", 0, "--rl-learner.cpus-per-worker", 1,
+    "--rl-learner.zero-stage", 0, "--rl-learner.batch", 8, "--rl-learner.lr", 1e-3, "--rl-learner.log-every", 1,
+    "--rl-learner.checkpoint-every", 2,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_codes_and_residuals_learn_together_and_a_resumed_run_is_the_same(parts, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    data, pictures = tmp_path / "codes.parquet", write_pictures(tmp_path / "pictures.parquet")
+    succeed(ENCODE, "--images", pictures, "--vae", parts[1]["--vae"], "--size", 256, "--out", data)
+    named = ("--student", parts[1]["--teacher"], "--latents", data, "--prompts", tmp_path / "prompts.txt")
+    start = (DISTILL, *options(parts), *named, *CPU, *RL_OF_CODES)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    succeed(*start, "--rl-learner.steps", 4, "--out", whole, env=HERE)
+    succeed(*start, "--rl-learner.steps", 2, "--out", resumed, env=HERE)
+    succeed(*start, "--rl-learner.steps", 4, "--out", resumed, "--resume", env=HERE)
+    students = (folder / "student.safetensors" for folder in (whole, resumed))
+    weights, again, before = (read_state(path) for path in (*students, parts[1]["--teacher"]))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    moved = {name for name in weights if not torch.equal(weights[name], before[name])}
+    assert {"final_layer.linear.weight", "diffloss.net.final_layer.linear.weight"} <= moved
 
 
 def test_mistakes_are_one_line(parts, tmp_path):

@@ -1,6 +1,7 @@
 """Reinforcement learning's gradients against plain autograd and closed forms."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,17 @@ from marval_ray.families.base import RecordedLoop
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.loop import Randomness, plan_loops, recorded_loops, run_loop, sample_tokens
 from marval_ray.hub.layout import load_model
-from marval_ray.reinforce.losses import ClassShift, clipped_policy, drift, group_advantages, log_ratio, mean_and_std, pathwise, saturation
+from marval_ray.reinforce.losses import (
+    ClassShift,
+    clipped_policy,
+    code_drift,
+    drift,
+    group_advantages,
+    log_ratio,
+    mean_and_std,
+    pathwise,
+    saturation,
+)
 from marval_ray.reinforce.objective import Objective
 from marval_ray.reinforce.replay import replay_apart, replay_chain
 from marval_ray.reinforce.scoring import Scorer
@@ -261,7 +272,7 @@ def test_later_updates_of_a_batch_know_the_weights_that_drew_it(student):
 
 
 def test_several_updates_of_a_batch_are_refused_without_a_ratio():
-    with pytest.raises(ValueError, match="rl.epochs above 1 needs rl.estimator policy"):
+    with pytest.raises(ValueError, match="rl.epochs above 1 needs rl.estimator policy or codes"):
         Objective(MODEL, ObjectiveConfig(epochs=2), None, 0, torch.device("cpu"), lambda sums: None)
 
 
@@ -308,3 +319,10 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
         optimizer.step()
         optimizer.zero_grad()
     assert distance(roll(1000)).mean() < 0.3 * before
+
+
+def test_the_price_of_codes_is_their_divergence():
+    log_probs = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    initial = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    expected = 0.5 * (0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+    assert code_drift(log_probs, initial).item() == pytest.approx(expected)

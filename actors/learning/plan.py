@@ -9,7 +9,7 @@ from actors.learning.gsim import Matching
 from marval_ray.adapters import adapted_layers
 from marval_ray.config import GuardConfig, LearnerConfig, RLConfig
 from marval_ray.families.base import FamilyConfig
-from marval_ray.reinforce.objective import check_objective
+from marval_ray.reinforce.objective import check_objective, freeze
 from marval_ray.types import Prompts
 
 
@@ -35,7 +35,7 @@ class Plan:
     def __post_init__(self) -> None:
         rl, batch = self.rl, self.learner.batch
         check_objective(self.model, rl)
-        if rl.estimator == "policy" and batch % rl.group:
+        if rl.in_groups and batch % rl.group:
             raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
         if rl.lora_rank:
             self._check_adapters()
@@ -46,5 +46,5 @@ class Plan:
             raise ValueError("guard.action roll_back sets all weights, which rl.lora_rank leaves alone: use guard.action stop")
         with torch.device("meta"):
             student = self.model.family.build(self.model)
-        student.head.requires_grad_(not self.rl.freeze_head)
+        freeze(student, self.rl)
         adapted_layers(student, self.rl.lora_rank)

@@ -28,7 +28,7 @@ from marval_ray.evaluation.scores import Scores
 from marval_ray.files.flat import DTYPES, Packer
 from marval_ray.files.tensors import StateDict, read_state
 from marval_ray.loss import Loss
-from marval_ray.reinforce.objective import Objective
+from marval_ray.reinforce.objective import Objective, freeze
 from marval_ray.types import Weights
 
 SHIFT = "class_shift.safetensors"
@@ -63,7 +63,7 @@ class RLLearner(Learner):
     def __init__(self, plan: Plan, crew: Crew, state: StateDict, device: torch.device):
         model, rl = plan.model, plan.rl
         student = model.family.load(state, model, plan.student)
-        student.head.requires_grad_(not rl.freeze_head)
+        freeze(student, rl)
         if rl.lora_rank:
             add_adapters(student, rl.lora_rank, plan.seed)
         super().__init__(student, plan.learner, plan.seed, device, warm_start=False)  # it begins with a good student

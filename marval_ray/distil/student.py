@@ -1,5 +1,7 @@
 """The one-step student, and what learns to denoise, as modules with one `forward`, which is what DeepSpeed wraps."""
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,8 +17,10 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, context: Context, noise: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Return x_0 of the hidden tokens, row by row, from noise n ~ N(0, I)."""
+    def forward(self, context: Any, noise: Float[Tensor, "N D"] | None = None) -> Float[Tensor, "N D"]:
+        """Return x_0 of the hidden tokens of a `Context`, row by row, from n ~ N(0, I); of `Choices`, without n, log pi of all codes."""
+        if noise is None:
+            return context.log_probs(self.backbone)
         z = self.backbone.conditions(context)
         return self.backbone.one_step.predict(self.backbone.head, z, noise)
 

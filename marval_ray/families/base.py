@@ -27,8 +27,8 @@ from marval_ray.types import Prompts, Rollout, Tokens
 Condition = Any
 """What a family's models read in the place of prompts; the family's own business."""
 Conditioner = Callable[[Prompts], Condition]
-Predict = Callable[[Any, Tensor], Tensor]
-"""G(n, c): the one-step prediction of the hidden tokens of a context, row by row, as `Student.forward` gives it."""
+Predict = Callable[..., Tensor]
+"""G(n, c): the one-step prediction of the hidden tokens of a context, row by row, or log pi of choices: as `Student.forward` gives it."""
 
 
 @runtime_checkable
@@ -172,6 +172,22 @@ class RecordedLoop:
     explored: Float[Tensor, "N D"] | None = None
 
 
+@runtime_checkable
+class Choices(Protocol):
+    """Codes that a rollout drew in one loop, and in what it drew them."""
+
+    @property
+    def codes(self) -> Int64[Tensor, " N"]:
+        """Those that were kept."""
+
+    @property
+    def images(self) -> Int64[Tensor, " N"]:
+        """The row of the batch that each is of."""
+
+    def log_probs(self, backbone: Any) -> Float[Tensor, "N V"]:
+        """Return log pi of every code in each one's place, with gradient."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """One image of a student. temperature: factor of its noise, 1 as in training."""
@@ -209,6 +225,10 @@ class Family(ABC):
     """N_AR unless told otherwise."""
     hides_all = False
     """Whether all values are hidden in its contexts, so that the share of known ones tells guidance nothing."""
+
+    def explores_codes(self, config: Any) -> bool:
+        """Tell whether a rollout draws discrete codes at random, whose likelihood a policy gradient can weigh."""
+        return False
 
     @abstractmethod
     def config(self, fields: dict[str, Any]) -> FamilyConfig:
@@ -248,6 +268,10 @@ class Family(ABC):
         self, rollout: Rollout, condition: Condition, sampler: TokenSampler, loops: int
     ) -> Iterator[RecordedLoop]:
         """Yield the loops in which `sampler` drew a rollout in `loops` loops; those that revealed nothing are left out."""
+
+    def choices(self, rollout: Rollout, config: Any, condition: Condition) -> Iterator[Choices]:
+        """Yield what was drawn of discrete codes in each loop of a rollout: nothing, where there are none."""
+        return iter(())
 
     def read(self, path: Path, config: Any) -> Backbone:
         """Read weights into a backbone in float32. Raises ValueError when they cannot be read or do not fit."""

@@ -19,7 +19,7 @@ from marval_ray.families.mar.masking import RATIO_MIN
 from marval_ray.plan.counting import META, LiveBytes, build, counting, floats, parameters_of, tokens_of
 from marval_ray.plan.need import Need
 from marval_ray.plan.zero import Engine
-from marval_ray.reinforce.objective import Objective
+from marval_ray.reinforce.objective import Objective, freeze
 from marval_ray.reinforce.replay import replay_chain
 from marval_ray.types import Prompts, Rollout, Scored, Tokens
 
@@ -96,7 +96,7 @@ def rl_learners(c: ModelConfig, rl: RLConfig, gsim: GSIMConfig, learner: Learner
     """
     with counting(bf16=gpu) as live:
         network = Student(build(c))
-        network.backbone.head.requires_grad_(not rl.freeze_head)
+        freeze(network.backbone, rl)
         initial = Student(build(c)).requires_grad_(False) if rl.drift_weight or rl.class_drift_weight else None
         pull = Pull(c, gsim) if rl.gsim_weight else None
         average = floats(parameters_of(c))

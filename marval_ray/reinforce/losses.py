@@ -42,6 +42,11 @@ def drift(prediction: Float[Tensor, "N D"], initial: Float[Tensor, "N D"]) -> Fl
     return 0.5 * (prediction - initial).square().sum(-1).mean()
 
 
+def code_drift(log_probs: Float[Tensor, "N V"], initial: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
+    """Return the mean over codes of KL(pi || pi_0): the student against the one it began as, all V codes of each place."""
+    return (log_probs.exp() * (log_probs - initial)).sum(-1).mean()
+
+
 class ClassShift:
     """How far predictions of a class at a position went, on average, from those of the initial student.
 

@@ -16,9 +16,10 @@ def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: in
     """Return the requests of batch `step`, `batch` images in all.
 
     Each batch has its own N_AR, one of `config.loops`. Prompts come in turn from permutations of all; policy gradients want
-    `group` images of each that start alike, so that what tells their rewards apart is the exploration alone.
+    `group` images of each. Where values explore these start alike, so that what tells their rewards apart is the exploration alone.
     """
-    repeat = config.group if config.estimator == "policy" else 1
+    repeat = config.group if config.in_groups else 1
+    alike = config.group if config.estimator == "policy" else 1
     count, number = math.ceil(batch / repeat), len(prompts)
     first, last = step * count, (step + 1) * count
     rounds = range(first // number, (last - 1) // number + 1)
@@ -26,6 +27,6 @@ def requests(config: RLConfig, batch: int, prompts: Prompts, seed: int, step: in
     start = first - rounds.start * number
     wanted = prompts[order[start : start + count].repeat(repeat)[:batch].tolist()]
     loops = config.loops[np.random.default_rng((seed, step, LOOPS)).integers(len(config.loops))]
-    draws = Draws(seed, tuple(range(step * batch, (step + 1) * batch)), repeat)
+    draws = Draws(seed, tuple(range(step * batch, (step + 1) * batch)), alike)
     chunks = (slice(i, i + config.chunk) for i in range(0, batch, config.chunk))
     return [Request(draws[chunk], wanted[chunk], loops) for chunk in chunks]

@@ -9,7 +9,8 @@ import torch
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
-from marval_ray.families.base import Conditioner, Family, RecordedLoop
+from marval_ray.families.base import Choices, Conditioner, Family, RecordedLoop
+from marval_ray.families.dcar.choices import code_choices
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import TextStates
@@ -30,6 +31,9 @@ class DCARFamily(Family):
 
     def config(self, fields: dict[str, Any]) -> DCARConfig:
         return DCARConfig(**fields)
+
+    def explores_codes(self, config: DCARConfig) -> bool:
+        return config.code_temperature > 0
 
     def build(self, config: DCARConfig) -> DCAR:
         return DCAR(config)
@@ -54,6 +58,9 @@ class DCARFamily(Family):
 
     def recorded(self, rollout: Rollout, condition: TextStates, sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
         return recorded_loops(rollout.tokens, condition, rollout.draws, sampler.noise_steps, loops)
+
+    def choices(self, rollout: Rollout, config: DCARConfig, condition: TextStates) -> Iterator[Choices]:
+        return code_choices(rollout.tokens, config.mask_code, condition, rollout.loops)
 
 
 FAMILY = DCARFamily()

@@ -15,6 +15,7 @@ from torch import Tensor
 from marval_ray.diffusion.samplers import TokenSampler, guided
 from marval_ray.draws import Draws
 from marval_ray.families.base import RecordedLoop
+from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.context import DCARContext, TextStates
 from marval_ray.families.dcar.masking import hidden_after_loops
 from marval_ray.families.dcar.model import DCAR
@@ -33,8 +34,8 @@ def sample_loops(model: DCAR, sampler: TokenSampler, text: TextStates, draws: Dr
     for loop, count in enumerate(hidden_after_loops(c.num_tokens, loops)):
         hidden, done = revealed < 0, (loop + 1) / loops
         latents = model(codes.masked_fill(hidden, c.mask_code).repeat(2, 1), text)
-        logits, temperature = sharpened_logits(model, latents, done), c.code_temperature * (1 - done)
-        codes, again = draw_codes(logits, codes, hidden, count, temperature, draws, loop)
+        logits = sharpened_logits(model, latents, done)
+        codes, again = draw_codes(logits, codes, hidden, count, code_temperature(c, done), draws, loop)
         codes, revealed = codes.masked_fill(again, 0), revealed.masked_fill(hidden & ~again, loop)
         if not count:
             initial, steps = residual_noise(draws, sampler.noise_steps, values)
@@ -44,13 +45,18 @@ def sample_loops(model: DCAR, sampler: TokenSampler, text: TextStates, draws: Dr
         yield Tokens(values, codes, revealed)
 
 
-def sharpened_logits(model: DCAR, latents: Float[Tensor, "BB L W"], done: float) -> Float[Tensor, "B L V"]:
+def sharpened_logits(model: DCAR, latents: Float[Tensor, "BB *L W"], done: float) -> Float[Tensor, "B *L V"]:
     """Return guided logits, the sharper the nearer the end: latents are those with the text, then those without.
 
     done: the share of loops, with this one.
     """
     conditional, unconditional = model.logits(latents).float().chunk(2)
     return guided(conditional, unconditional, model.config.code_guidance) / (0.5 + 0.8 * (1 - done))
+
+
+def code_temperature(config: DCARConfig, done: float) -> float:
+    """Return that of the Gumbel noise of codes, which falls to 0 in the last loop. done: as of `sharpened_logits`."""
+    return config.code_temperature * (1 - done)
 
 
 def draw_codes(

@@ -125,7 +125,7 @@ class CodeHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(c.width, c.num_codes)
 
-    def forward(self, x_BLW: Float[Tensor, "B L W"]) -> Float[Tensor, "B L V"]:
+    def forward(self, x_BLW: Float[Tensor, "*L W"]) -> Float[Tensor, "*L V"]:
         return self.linear(normalised(x_BLW))
 
 
@@ -153,7 +153,7 @@ class DCAR(Backbone):
             x = block(x, y, text.real)
         return x
 
-    def logits(self, latents: Float[Tensor, "B L W"]) -> Float[Tensor, "B L V"]:
+    def logits(self, latents: Float[Tensor, "*L W"]) -> Float[Tensor, "*L V"]:
         """Return the logits of each token's code, of what `forward` gave."""
         return self.final_layer(latents)
 
