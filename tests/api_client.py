@@ -14,8 +14,9 @@ from PIL import Image
 from actors.serving.api import Backend, Png, Rules, State, make_app
 from actors.serving.endpoint import card_of, user_config
 from actors.serving.endpoint_config import EndpointConfig
+from actors.serving.image_request import ModelCard
 from actors.serving.sampler_replica import Sampler
-from marval_ray.families.base import Wish
+from marval_ray.families.base import FamilyConfig, Wish
 from marval_ray.hub.layout import read_config
 
 CONFIG = EndpointConfig(threads=1)
@@ -25,8 +26,8 @@ JSON = {"content-type": "application/json"}
 
 
 @contextmanager
-def client_of(backend: Backend, **rules) -> Iterator[TestClient]:
-    with TestClient(make_app(CARD, backend, Rules(**rules)), base_url="http://localhost") as client:
+def client_of(backend: Backend, card: ModelCard = CARD, **rules) -> Iterator[TestClient]:
+    with TestClient(make_app(card, backend, Rules(**rules)), base_url="http://localhost") as client:
         yield client
 
 
@@ -38,11 +39,15 @@ async def idle() -> State:
     return State("0", 0)
 
 
+async def read_all(_: str) -> str:
+    return ""
+
+
 async def watch_nothing(wish: Wish, _: int):
     yield await draw_nothing(wish)
 
 
-BLANK = Backend(draw_nothing, watch_nothing, idle)
+BLANK = Backend(draw_nothing, watch_nothing, idle, read_all)
 """For what does not depend on the pictures."""
 
 
@@ -52,18 +57,22 @@ def check_refused(answer: httpx.Response, status: int, sentence: str) -> None:
     assert sentence in error["message"] and "\n" not in error["message"]
 
 
-def sampler_of(config: EndpointConfig) -> Sampler:
+def sampler_of(config: EndpointConfig, model: FamilyConfig = MODEL) -> Sampler:
     """A replica without a student."""
-    return Sampler(config, MODEL)
+    return Sampler(config, model)
 
 
 @contextmanager
-def serving(config: EndpointConfig) -> Iterator[Sampler]:
-    """A replica that draws with the embedded student."""
-    sampler = sampler_of(config)
+def serving(config: EndpointConfig, model: FamilyConfig = MODEL) -> Iterator[Sampler]:
+    """A replica that draws, by default with the embedded student."""
+    sampler = sampler_of(config, model)
     asyncio.run(sampler.reconfigure(user_config(config.checkpoint)))
     yield sampler
     sampler.thread.close()
+
+
+def backend_of(sampler: Sampler) -> Backend:
+    return Backend(sampler.draw, sampler.watch, sampler.state, sampler.unread)
 
 
 def pixels(content: bytes) -> np.ndarray:

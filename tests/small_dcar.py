@@ -11,7 +11,11 @@ from torch import Tensor
 from transformers import T5Config, T5Model, T5Tokenizer
 
 from marval_ray.families.dcar.config import DCARConfig
+from marval_ray.families.dcar.family import FAMILY
 from marval_ray.families.dcar.tokenizer import DCHTConfig
+from marval_ray.files.storage import Storage
+from marval_ray.hub.exported import Index, furnish
+from marval_ray.hub.layout import save_model
 
 WORDS = ("<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁dog", "▁on", "▁the", "▁mat")
 
@@ -64,3 +68,13 @@ def write_parts(folder: Path, fixture: Path) -> tuple[DCARConfig, dict[str, Path
     dcht = write_dcht(folder / "dc-ht", recording.group("state/dcht"), recorded_tokenizer(recording))
     t5 = write_t5(folder / "t5", recording)
     return recorded_model(recording), {"--teacher": folder / "pytorch_model.bin", "--vae": dcht, "--texts": t5}
+
+
+def write_student(folder: Path, fixture: Path) -> Path:
+    """The recorded generator as a run leaves a student: a folder with all that it draws with, in three loops."""
+    (folder / "parts").mkdir()
+    config, files = write_parts(folder / "parts", fixture)
+    save_model(folder, "student", FAMILY.read(files["--teacher"], config).state_dict(), config, torch.float32)
+    furnish(Storage(None, folder), config, files["--vae"], files["--texts"])
+    Index(loops=3).write(folder)
+    return folder

@@ -5,13 +5,14 @@ import base64
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from api_client import CONFIG, check_refused, client_of, pixels, serving, wait_for_idle
+from api_client import BLANK, CONFIG, backend_of, check_refused, client_of, pixels, serving, wait_for_idle
 from servers import PATH
 
-from actors.serving.api import Backend, PartialImage
+from actors.serving.api import PartialImage
 from actors.serving.refusals import Busy
 
 
@@ -21,13 +22,9 @@ def sampler():
         yield sampler
 
 
-def backend(sampler) -> Backend:
-    return Backend(sampler.draw, sampler.watch, sampler.state)
-
-
 @pytest.fixture(scope="module")
 def client(sampler):
-    with client_of(backend(sampler)) as client:
+    with client_of(backend_of(sampler)) as client:
         yield client
 
 
@@ -111,7 +108,7 @@ def test_a_stream_shows_images_on_their_way(client):
 
 
 def test_a_request_beyond_its_deadline_ends(sampler):
-    with client_of(backend(sampler), deadline=0.05) as client:
+    with client_of(backend_of(sampler), deadline=0.05) as client:
         check_refused(client.post(PATH, json={"class": 1, "n": 16, "steps": 64}), 504, "not done within 0.05 seconds")
         body = {"class": 1, "n": 16, "steps": 64, "stream": True}
         check_refused(client.post(PATH, json=body), 504, "not done within 0.05 seconds")
@@ -123,7 +120,7 @@ def test_a_stream_beyond_its_deadline_ends_with_an_error():
         yield PartialImage(b"", 1)
         await asyncio.sleep(60)
 
-    with client_of(Backend(stuck, stuck, stuck), deadline=0.5) as client:
+    with client_of(replace(BLANK, watch=stuck), deadline=0.5) as client:
         first, last = events(client.post(PATH, json={"class": 1, "stream": True}).text)
     assert first["loops"] == 1
     assert last["error"]["code"] == "504"
@@ -137,7 +134,7 @@ def test_busy_servers_say_when_to_come_back(sampler):
         raise Busy
         yield
 
-    with client_of(Backend(nobody, nothing, nobody)) as client:
+    with client_of(replace(BLANK, draw=nobody, watch=nothing)) as client:
         for body in ({"class": 1}, {"class": 1, "n": 3}, {"class": 1, "stream": True}):
             answer = client.post(PATH, json=body)
             check_refused(answer, 503, "too many requests are waiting")

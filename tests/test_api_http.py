@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from api_client import BLANK, CARD, JSON, check_refused, client_of
@@ -10,6 +11,9 @@ from servers import PATH
 from actors.serving.api import wants_png
 from actors.serving.body import MAX_BODY, Bodies
 from actors.serving.refusals import Refused
+
+TEXTS = replace(CARD, classes=())
+"""The card of a model that reads texts."""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,28 @@ WRONG = [
 @pytest.mark.parametrize("body, status, sentence", WRONG)
 def test_wrong_requests_get_one_clear_sentence(client, body, status, sentence):
     check_refused(client.post(PATH, content=json.dumps(body), headers=JSON), status, sentence)
+
+
+@pytest.mark.parametrize("body, status, sentence", [
+    ({}, 400, "give prompt: a text that says what to draw"),
+    ({"prompt": " \n"}, 400, "give prompt: a text that says what to draw"),
+    ({"prompt": ""}, 422, "prompt: string should have at least 1 character"),
+    ({"prompt": "x" * 1001}, 422, "prompt: string should have at most 1000 characters"),
+    ({"prompt": ["a cat"]}, 422, "prompt: input should be a valid string, got ['a cat']"),
+    ({"prompt": 3}, 422, "prompt: input should be a valid string, got 3"),
+    ({"class": 3}, 400, "this model has no classes: say with prompt what to draw"),
+    ({"prompt": "a cat", "class": "cat"}, 400, "this model has no classes: say with prompt what to draw"),
+    ({"prompt": "a cat", "labels": [3]}, 422, "labels: no such field here; there are prompt, n, seed, steps"),
+])  # fmt: skip
+def test_a_model_that_reads_texts_refuses_classes_and_wants_a_prompt(body, status, sentence):
+    with client_of(BLANK, TEXTS) as client:
+        check_refused(client.post(PATH, json=body), status, sentence)
+
+
+def test_any_prompt_is_taken_by_a_model_that_reads_texts():
+    with client_of(BLANK, TEXTS) as client:
+        answer = client.post(PATH, json={"prompt": "ein Kätzchen 🐈", "class": None}).json()
+        assert len(answer["data"]) == 1 and "class" not in answer and client.get("/v1/models/marval").json()["classes"] == []
 
 
 @pytest.mark.parametrize("raw, status, sentence", [

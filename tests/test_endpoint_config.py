@@ -7,6 +7,7 @@ from api_client import CONFIG, MODEL
 
 from actors.serving.endpoint import application, build, card_of
 from actors.serving.endpoint_config import EndpointConfig, read_key
+from marval_ray.families.dcar.config import DCARConfig
 
 
 def test_arguments_of_a_config_file_are_checked(tmp_path):
@@ -48,6 +49,11 @@ def test_key_files_that_are_none_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match=f"--key-file {path} cannot be read"):
             application(EndpointConfig(key_file=path))
+
+
+def test_names_of_classes_are_for_models_of_classes(tmp_path):
+    with pytest.raises(ValueError, match=f"--classes {tmp_path}: this model reads texts, and has no classes"):
+        card_of(replace(CONFIG, classes=tmp_path), DCARConfig())
 
 
 def test_names_of_classes_from_a_file(tmp_path):

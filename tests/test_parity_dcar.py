@@ -157,6 +157,7 @@ def test_states_of_texts(text_encoder, recording):
 def test_prompts_are_padded_and_cut_to_one_length(text_encoder):
     short, empty, long = text_encoder.tokens(("the cat on the mat", "", "a dog " * 9)).tolist()
     assert short == [8, 5, 7, 8, 9, 1, 0, 0, 0, 0] and empty == [1, *[0] * 9] and long == [*[4, 6] * 4, 4, 1]
+    assert [text_encoder.unread(text) for text in ("a dog " * 4, "the dog " * 5, " ")] == ["", "dog", ""]
     text = text_encoder(Prompts(("the cat", "the dog")))
     assert text.real.sum(1).tolist() == [3, 3] and (text.states[0, :2] != text.states[1, :2]).any()
 

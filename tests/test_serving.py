@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -17,12 +16,11 @@ import numpy as np
 import openai
 import psutil
 import pytest
+from browsing import chromium, draw, page_at
 from commands import ROOT, refuse
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect
 from servers import PATH, Server, server, wait_until
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -113,27 +111,15 @@ def test_every_series_of_the_dashboard_is_there(running, client):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER: install chromium to test the page")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(running, browser):
-    """The page, in a window of a phone's size; whatever the browser complains of fails the test."""
-    context = browser.new_context(viewport={"width": 375, "height": 740}, permissions=["clipboard-read", "clipboard-write"])
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: "status of 400" in message.text or complaints.append(message.text))  # some are asked for
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((running.address, "data:")) else complaints.append(request.url))
-    page.goto(running.address)
-    expect(page.get_by_label("ankle boot")).to_be_attached()
-    yield page
-    context.close()
-    assert not complaints
+    with page_at(running.address, browser) as page:
+        expect(page.get_by_label("ankle boot")).to_be_attached()
+        yield page
 
 
 def test_the_documentation_is_whole(running, page):
@@ -143,11 +129,6 @@ def test_the_documentation_is_whole(running, page):
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()
     expect(page.get_by_text('"model_version"').first).to_be_visible()
-
-
-def draw(page: Page) -> None:
-    page.get_by_role("button", name="Draw").click()
-    expect(page.get_by_role("status")).to_contain_text("images in", timeout=30_000)
 
 
 def test_the_page_draws_chosen_classes(page):

@@ -18,7 +18,7 @@ from fastapi_offline import FastAPIOffline
 
 from actors.serving.body import BODY_SECONDS, OPEN_BODIES, Bodies, guarded_by
 from actors.serving.border import Head, Hosts, SafeHeaders, failed
-from actors.serving.image_request import FIELDS, ImageRequest, ModelCard, check_model, wishes_of
+from actors.serving.image_request import ImageRequest, ModelCard, check_model, check_read, fields_of, wishes_of
 from actors.serving.refusals import BUSY, Busy, Refused, add_errors, error
 from marval_ray.families.base import Wish
 
@@ -60,6 +60,8 @@ class Backend:
     watch: Callable[[Wish, int], AsyncIterator[PartialImage | Png]]
     """With so many partials on the way; the finished image comes last."""
     state: Callable[[], Awaitable[State]]
+    unread: Callable[[str], Awaitable[str]]
+    """Tells the end of a prompt that the model does not read; asked of models that read texts."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def make_app(card: ModelCard, backend: Backend, rules: Rules) -> FastAPI:
         return answer if state.refused is None else answer | {"refused": state.refused}
 
     app.include_router(guarded_routes(card, backend, rules))
-    add_errors(app, FIELDS)
+    add_errors(app, fields_of(card))
     add_border(app, rules)
     return app
 
@@ -132,6 +134,8 @@ def guarded_routes(card: ModelCard, backend: Backend, rules: Rules) -> APIRouter
     async def generate(request: ImageRequest, accept: Annotated[str, Header()] = "*/*") -> Response:
         """Draw images: JSON, one PNG if `Accept` is image/png, or server-sent events with `stream`."""
         wishes = wishes_of(request, card)
+        if not card.classes:
+            check_read(await within(rules.deadline, backend.unread(wishes[0].prompt.texts[0])))
         if request.stream:
             events = streamed(backend, wishes, request.partial_images, card, rules.deadline)
             return StreamingResponse(await started(events), media_type="text/event-stream")
@@ -150,7 +154,7 @@ def guarded_routes(card: ModelCard, backend: Backend, rules: Rules) -> APIRouter
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "image/png": {}, "text/event-stream": {}}},
     **{code: {"description": text} for code, text in (
-        (400, "No JSON, or no such class or size"), (401, "Wrong key"), (404, "No such model"), (406, "n > 1 as image/png"),
+        (400, "No JSON, no such class or size, a prompt too long"), (401, "Wrong key"), (404, "No such model"), (406, "n > 1 as image/png"),
         (408, "A body that does not end"), (413, "Too long"), (421, "No host of this server"),
         (422, "A field of the wrong type or out of its range"), (503, "Busy: see Retry-After"), (504, "Not done within the deadline"),
     )},

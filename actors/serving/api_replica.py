@@ -24,7 +24,7 @@ class Api:
         self.rules = Rules(config.deadline, key, config.origins, config.allowed_hosts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self.card, Backend(self.draw, self.watch, self.state), self.rules)
+        return make_app(self.card, Backend(self.draw, self.watch, self.state, self.unread), self.rules)
 
     async def draw(self, wish: Wish) -> Png:
         with busy():
@@ -52,6 +52,10 @@ class Api:
     async def state(self) -> State:
         with busy():
             return await self.sampler.state.remote()
+
+    async def unread(self, text: str) -> str:
+        with busy():
+            return await self.sampler.unread.remote(text)
 
 
 @contextmanager

@@ -67,9 +67,11 @@ def demands(config: EndpointConfig) -> dict[str, list[dict[str, float]]]:
 
 
 def card_of(config: EndpointConfig, model: FamilyConfig) -> ModelCard:
-    """Return the card. Raises ValueError when the names of the classes are unknown or `steps` is too large."""
+    """Return the card. Raises ValueError when `steps` is too large, names of classes are unknown, or given to a model without."""
     if config.steps is not None and config.steps > model.num_tokens:
         raise ValueError(f"steps {config.steps} is more than the {model.num_tokens} tokens of an image")
+    if model.num_classes is None and config.classes is not None:
+        raise ValueError(f"--classes {config.classes}: this model reads texts, and has no classes")
     index = index_beside(config.checkpoint)
     steps = config.steps or (index.loops if index else min(STEPS, model.num_tokens))
     names = () if model.num_classes is None else names_of(config.checkpoint, model.num_classes, config.classes)

@@ -16,6 +16,8 @@ from marval_ray.types import Prompts
 SEEDS = 2**32
 MAX_IMAGES = 16
 
+PROMPT = "Any text; of a model of classes one with the name of a class in it."
+CLASS = "Number or name of a class, of a model of classes; it goes before `prompt`."
 Ignored = Annotated[str | None, Field(description="Not looked at.")]
 
 
@@ -24,9 +26,8 @@ class ImageRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(min_length=1, max_length=1000, examples=["an ankle boot"])] | None = None
-    """Any text with the name of a class in it."""
-    label: Annotated[int | str | None, Field(alias="class", description="Number or name of a class; it goes before `prompt`.")] = None
+    prompt: Annotated[str, Field(min_length=1, max_length=1000, examples=["an ankle boot"], description=PROMPT)] | None = None
+    label: Annotated[int | str | None, Field(alias="class", description=CLASS)] = None
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Images.")] = 1
     seed: Annotated[int, Field(ge=0, lt=SEEDS, description="By default a random one.")] | None = None
     steps: Annotated[int, Field(ge=1, description="N_AR: auto-regressive loops an image.")] | None = None
@@ -53,10 +54,6 @@ class ImageRequest(BaseModel):
         return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 
-FIELDS = ", ".join(field.alias or name for name, field in ImageRequest.model_fields.items())
-"""The names that clients may send."""
-
-
 @dataclass(frozen=True)
 class ModelCard:
     """What is served, for those who ask and for checks. classes: none for models that read texts. size: rows and columns of an image."""
@@ -71,6 +68,12 @@ class ModelCard:
     def shape(self) -> str:
         """The size as OpenAI's API writes it."""
         return f"{self.size}x{self.size}"
+
+
+def fields_of(card: ModelCard) -> str:
+    """Return the names of what clients may send."""
+    names = (field.alias or name for name, field in ImageRequest.model_fields.items())
+    return ", ".join(name for name in names if card.classes or name != "class")
 
 
 def wishes_of(request: ImageRequest, card: ModelCard) -> list[Wish]:
@@ -100,9 +103,15 @@ def prompt_of(request: ImageRequest, names: Sequence[str]) -> Prompts:
         return Prompts((names[label],), torch.tensor([label]))
     if request.label is not None:
         raise Refused(400, "this model has no classes: say with prompt what to draw", "class")
-    if request.prompt is None:
+    if request.prompt is None or not request.prompt.strip():
         raise Refused(400, "give prompt: a text that says what to draw", "prompt")
     return Prompts((request.prompt,))
+
+
+def check_read(unread: str) -> None:
+    """Raise Refused unless nothing of the prompt is unread: an image of a part of it would be another than is asked for."""
+    if unread:
+        raise Refused(400, f"prompt is too long: the model would not read its end, from {ascii(unread[:80])} on", "prompt")
 
 
 def label_of(request: ImageRequest, names: Sequence[str]) -> int:

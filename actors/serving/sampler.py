@@ -30,6 +30,10 @@ class Served:
     version: str
     texts: Path | None = None
 
+    def unread(self, text: str) -> str:
+        """Return the end of a prompt that the model does not read."""
+        return self.model.config.family.unread(text, self.model, self.texts)
+
     def begin(self, wish: Wish) -> Drawing:
         """Begin an image."""
         return self.model.config.family.begin(wish, self.model, self.texts)

@@ -118,6 +118,10 @@ class Sampler:
             ticket.abandoned = True
             self.unfinished -= 1
 
+    async def unread(self, text: str) -> str:
+        """Return the end of a prompt that the student does not read."""
+        return self._running().served.unread(text)
+
     async def state(self) -> State:
         thread = self._running()
         return State(thread.served.version, len(thread.active), self.refused)

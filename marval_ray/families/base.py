@@ -292,6 +292,10 @@ class Family(ABC):
         backbone.load_state_dict(state, assign=True)
         return backbone
 
+    def unread(self, text: str, backbone: Any, texts: Path | None = None) -> str:
+        """Return the end of a prompt that the model does not read, "" of one that it reads whole. texts: as of `contexts`."""
+        return ""
+
     def begin(self, wish: Wish, backbone: Any, texts: Path | None = None) -> Drawing:
         """Begin an image for the endpoint. texts: as of `contexts`."""
         return OneByOne(wish, backbone, texts)

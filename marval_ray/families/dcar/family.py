@@ -9,7 +9,7 @@ import torch
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import TokenSampler
 from marval_ray.draws import Draws
-from marval_ray.families.base import Choices, Conditioner, Family, RecordedLoop
+from marval_ray.families.base import Choices, Family, RecordedLoop
 from marval_ray.families.dcar.choices import code_choices
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
@@ -18,7 +18,7 @@ from marval_ray.families.dcar.data import MaskedCodes, check_data
 from marval_ray.families.dcar.loop import recorded_loops, sample_loops
 from marval_ray.families.dcar.model import DCAR
 from marval_ray.families.dcar.presets import LOOPS
-from marval_ray.families.dcar.text import text_encoder
+from marval_ray.families.dcar.text import TextEncoder, text_encoder
 from marval_ray.types import Rollout, Tokens
 
 
@@ -47,11 +47,14 @@ class DCARFamily(Family):
     def contexts(self, path: Path, config: DCARConfig, rank: int, world: int, texts: Path | None = None) -> MaskedCodes:
         return MaskedCodes(path, config, rank, world, self.conditioner(config, own_device(), texts))
 
-    def conditioner(self, config: DCARConfig, device: torch.device, texts: Path | None = None) -> Conditioner:
+    def conditioner(self, config: DCARConfig, device: torch.device, texts: Path | None = None) -> TextEncoder:
         """Return T5's encoder. Raises ValueError when nothing names it, or as `text_encoder` does."""
         if texts is None:
             raise ValueError("the model reads texts, and nothing names its text encoder: give it with --texts FOLDER")
         return text_encoder(texts, config, device)
+
+    def unread(self, text: str, backbone: DCAR, texts: Path | None = None) -> str:
+        return self.conditioner(backbone.config, backbone.device, texts).unread(text)
 
     def reveal(self, backbone: DCAR, sampler: TokenSampler, condition: TextStates, draws: Draws, loops: int) -> Iterator[Tokens]:
         return sample_loops(backbone, sampler, condition, draws, loops)

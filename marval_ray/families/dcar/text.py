@@ -30,7 +30,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: T5EncoderModel, tokenizer: PreTrainedTokenizerBase, length: int):
         super().__init__()
-        self.model, self.tokenizer, self.length = model.eval().requires_grad_(False), tokenizer, length
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer.backend_tokenizer
+        # Here and in no call: a tokenizer that is set while another thread reads with it raises.
+        self.tokenizer.enable_truncation(length)
+        self.tokenizer.enable_padding(length=length, pad_id=PAD)
         self._kept = lru_cache(KEPT)(lambda text: self.encode(self.tokens([text])))
 
     @classmethod
@@ -60,8 +63,12 @@ class TextEncoder(nn.Module):
 
     def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
         """Return the codes of texts, with the end's after the last word and those of padding after it."""
-        padded = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
-        return padded.input_ids.to(self.model.device)
+        return torch.tensor([one.ids for one in self.tokenizer.encode_batch(list(texts))], device=self.model.device)
+
+    def unread(self, text: str) -> str:
+        """Return the words at the end of a text that are cut off, "" of one that is read whole. Any thread may ask."""
+        beyond = self.tokenizer.encode(text).overflowing
+        return text[beyond[0].offsets[0][0] :].strip() if beyond else ""
 
     @torch.no_grad()
     def encode(self, tokens: Int64[Tensor, "B T"]) -> TextStates:
