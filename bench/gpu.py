@@ -24,7 +24,7 @@ from transformers import CLIPModel
 
 from marval_ray import cli
 from marval_ray.device import autocast_on_gpu, own_device
-from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
+from marval_ray.diffusion.samplers import Ancestral, TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.metrics import markdown_table
@@ -127,7 +127,7 @@ def distilling(preset: str, config: Config) -> float:
 def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[], float]]]:
     """(batch, measurement) of each part."""
     c = PRESETS[preset].model
-    one_step = OneStep(c.student_timestep)
+    one_step = c.one_step
     return {
         "student": (config.batch, lambda: sampling(c, config, one_step, torch.float32)),
         "student bf16": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16)),

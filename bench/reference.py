@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from marval_ray import cli
 from marval_ray.diffusion.loss import denoising_loss
-from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
+from marval_ray.diffusion.samplers import Ancestral, TokenSampler
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.config import ModelConfig
@@ -150,7 +150,7 @@ def teacher_pairs(reference: Reference, model: MAR, loops: list[Loop], batch: in
 
 
 def student_pairs(reference: Reference, model: MAR, loops: list[Loop], batch: int) -> Iterator[Pair]:
-    sampler = OneStep(model.config.student_timestep)
+    sampler = model.one_step
     tokens, labels = start(model.config, batch)
     for seed, loop in enumerate(loops):
         random = drawn(loop, tokens.shape, 0, seed)

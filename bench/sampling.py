@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from marval_ray import cli
-from marval_ray.diffusion.samplers import Ancestral, OneStep, TokenSampler
+from marval_ray.diffusion.samplers import Ancestral, TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.config import ModelConfig
@@ -154,7 +154,7 @@ def main(config: Config) -> None:
     loops = spread(list(plan_loops(orders, config.loops)), config.measured)
     model = random_model(model_config, torch.device("cpu"))
     samplers: dict[str, TokenSampler] = {
-        "student": OneStep(model_config.student_timestep),
+        "student": model_config.one_step,
         "teacher": Ancestral(steps=config.steps, cfg=config.cfg),
     }
     speeds = [measure(name, model, sampler, loops, config.repeats) for name, sampler in samplers.items()]

@@ -229,7 +229,7 @@ def test_padding_and_the_words_of_no_text_are_as_many_as_the_text_has(model, tex
 
 @pytest.mark.parametrize("explored", [False, True])
 def test_a_rollout_is_drawn_again_as_it_was_and_teaches(model, text, explored):
-    sampler = Exploring(SMALL.student_timestep, 0.1) if explored else model.one_step
+    sampler = Exploring(SMALL.one_step, 0.1) if explored else model.one_step
     draws = Draws(3, (0, 1, 2, 3), group=2)
     with torch.no_grad():
         *_, tokens = FAMILY.reveal(model, sampler, TextStates(text.states[[0, 0, 1, 1]], text.real[[0, 0, 1, 1]]), draws, LOOPS)

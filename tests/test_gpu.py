@@ -15,7 +15,7 @@ from servers import server
 from short import DISTILL, QUICK, QUICK_RL
 from small import wish
 
-from marval_ray.diffusion.samplers import Ancestral, OneStep
+from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import student_generation
@@ -38,7 +38,7 @@ GREY = 2 / 255
 def test_float32_draws_as_the_cpu_does(kind):
     model = load_model({"student": assets_index.STUDENT, "teacher": assets_index.TEACHER}[kind]).eval().requires_grad_(False)
     c = model.config
-    sampler = OneStep(c.student_timestep) if kind == "student" else Ancestral(steps=5, cfg=3.0, clip_x0=1.0)
+    sampler = c.one_step if kind == "student" else Ancestral(steps=5, cfg=3.0, clip_x0=1.0)
     random, labels = Randomness.of(Draws(0, tuple(range(20))), c.num_tokens, c.token_channels, sampler.noise_steps), torch.arange(20) % 10
     here = sample_tokens(model, sampler, labels, random, 8)
     there = sample_tokens(model.cuda(), sampler, labels.cuda(), random.to("cuda"), 8).cpu()

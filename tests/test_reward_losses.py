@@ -9,7 +9,7 @@ import torch
 from small import MODEL, write_teacher
 
 from marval_ray.config import ObjectiveConfig
-from marval_ray.diffusion.samplers import Exploring, OneStep
+from marval_ray.diffusion.samplers import Exploring
 from marval_ray.distil.student import Student
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
@@ -89,7 +89,7 @@ def gradients(loss, module) -> torch.Tensor:
 
 @pytest.mark.parametrize("recompute", [True, False])
 def test_replay_of_all_loops_equals_back_propagation_through_loops_decoder_and_reward(student, scorer, recompute):
-    sampler = OneStep(MODEL.student_timestep)
+    sampler = MODEL.one_step
     tokens = sample_tokens(student.backbone, sampler, LABELS, random_of(), LOOPS)
     whole = gradients(-rewards(scorer, tokens).mean(), student)
     rollout = rollout_of(student, sampler)
@@ -121,7 +121,7 @@ def test_gradients_are_the_same_bits_each_time():
 
 @pytest.mark.parametrize("last", [1, 3])
 def test_replay_of_some_loops_equals_autograd_with_the_prefix_detached(student, scorer, last):
-    random, sampler = random_of(), OneStep(MODEL.student_timestep)
+    random, sampler = random_of(), MODEL.one_step
     tokens = torch.zeros_like(random.initial)
     plan = list(plan_loops(random.orders, LOOPS))
     for index, loop in enumerate(plan):
@@ -206,7 +206,7 @@ def test_the_running_shift_is_the_same_however_ranks_share_the_batch():
 
 def test_the_importance_ratio_is_that_of_the_densities(student):
     std = 0.3
-    sampler = Exploring(MODEL.student_timestep, std)
+    sampler = Exploring(MODEL.one_step, std)
     for replayed in replay_apart(student, recorded(rollout_of(student, sampler), sampler)):
         action, explored = replayed.recorded.drawn, replayed.recorded.explored
         assert torch.allclose(action, replayed.prediction + std * explored, atol=1e-5)
@@ -221,7 +221,7 @@ def test_the_importance_ratio_is_that_of_the_densities(student):
 def test_the_ratio_is_one_for_a_replay_that_rounds_otherwise_than_its_rollout(student):
     """Rollouts of a GPU are drawn with bfloat16 weights. With the recorded noise, rounding looks like a change of the policy."""
     std = 0.03
-    sampler, rounded = Exploring(MODEL.student_timestep, std), Student(copy.deepcopy(student.backbone).bfloat16())
+    sampler, rounded = Exploring(MODEL.one_step, std), Student(copy.deepcopy(student.backbone).bfloat16())
     (replayed,) = replay_apart(student, recorded(rollout_of(rounded, sampler), sampler, last=1))
     action, explored, mean = replayed.recorded.drawn, replayed.recorded.explored, replayed.prediction
     by_noise = log_ratio(action, mean, action - std * explored, std)
@@ -296,7 +296,7 @@ def test_policy_gradient_finds_the_optimum_of_a_black_box_reward(student):
     """The reward is best where the mean of an image's tokens is 0.7; its gradient is not used."""
     std, group, steps = 0.3, 16, 60
     labels = torch.zeros(32, dtype=torch.long)
-    sampler = Exploring(MODEL.student_timestep, std)
+    sampler = Exploring(MODEL.one_step, std)
     optimizer = torch.optim.Adam(student.parameters(), 3e-3)
 
     def roll(step: int):

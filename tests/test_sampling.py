@@ -1,5 +1,7 @@
 """The backbone and the auto-regressive loop: what they may see, the order of features, replay and guidance."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from marval_ray.distil.denoising import Noising, context_loss
 from marval_ray.draws import Draws
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Randomness, plan_loops, run_loop, sample_loops, sample_tokens
-from marval_ray.families.mar.masking import mask_tokens
+from marval_ray.families.mar.masking import hidden_after_loops, mask_tokens
 from marval_ray.families.mar.model import MAR, patchify, unpatchify
 
 # Encoder and decoder differ in every size, and a token is a patch of 2 x 2.
@@ -93,6 +95,12 @@ def test_every_position_is_predicted_once_and_from_the_end_of_the_order(loops):
         done += count
         assert loop.revealed == min(done, 15) / 16
     assert done == 16
+
+
+@pytest.mark.parametrize("sampler", [replace(TEACHER, reveal=2.5), replace(STUDENT, reveal=2.5)], ids=["teacher", "student"])
+def test_a_sampler_reveals_tokens_as_it_says(model, sampler):
+    states = list(sample_loops(model, sampler, torch.tensor([4]), draw([7], sampler), loops=4))
+    assert [int((state == 0).all(-1).sum()) for state in states] == hidden_after_loops(16, 4, 2.5) != hidden_after_loops(16, 4)
 
 
 @pytest.mark.parametrize("sampler", [TEACHER, STUDENT], ids=["teacher", "student"])

@@ -8,7 +8,9 @@ import torch
 
 from marval_ray.diffusion.head import DenoisingHead
 from marval_ray.diffusion.loss import diffusion_terms, variational_bits
+from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.diffusion.schedule import cosine_diffusion, respaced_timesteps
+from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.masking import hidden_after_loops
 
 DIFFUSION = cosine_diffusion()
@@ -118,6 +120,21 @@ def test_an_impossible_number_of_steps_is_refused(steps):
 def test_hidden_tokens_of_a_short_schedule():
     assert hidden_after_loops(16, 4) == [14, 11, 6, 0]
     assert hidden_after_loops(256, 1) == [0]
+
+
+def test_hidden_tokens_of_a_power():
+    """floor(64 (1 - u^p)) for u = 1/4, 2/4, 3/4."""
+    assert hidden_after_loops(64, 4, reveal=3.5) == [63, 58, 40, 0]
+    assert hidden_after_loops(64, 4, reveal=1.0) == [48, 32, 16, 0]
+    assert hidden_after_loops(64, 3, reveal=40.0) == [63, 62, 0]
+
+
+@pytest.mark.parametrize("reveal", [0.0, -1.0, math.inf, math.nan])
+def test_powers_that_reveal_nothing_or_all_are_refused(reveal):
+    with pytest.raises(ValueError, match="reveal must be a number above 0"):
+        ModelConfig(student_reveal=reveal)
+    with pytest.raises(ValueError, match="reveal must be a number above 0"):
+        Ancestral(reveal=reveal)
 
 
 def test_each_loop_reveals_a_token_until_one_is_left():

@@ -53,8 +53,11 @@ def test_what_stays_on_the_device_is_no_stop():
     assert not found
 
 
+SAMPLERS = [OneStep(400), Exploring(OneStep(400), 0.1), Ancestral(steps=5, cfg=3.0, clip_x0=1.0), Ancestral(steps=5)]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("sampler", [OneStep(400), Exploring(400, 0.1), Ancestral(steps=5, cfg=3.0, clip_x0=1.0), Ancestral(steps=5)])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_auto_regressive_loops_have_no_host_stop(sampler):
     model, random = build(MODEL), Randomness.of(Draws(0, (0, 1, 2)), *SHAPE[1:], sampler.noise_steps).to(META)
     labels = torch.zeros(3, dtype=torch.long, device=META)

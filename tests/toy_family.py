@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from marval_ray.diffusion.head import DenoisingHead
+from marval_ray.diffusion.samplers import OneStep
 from marval_ray.families import PLACES
 from marval_ray.families.base import Backbone, Family, RecordedLoop
 from marval_ray.types import Tokens
@@ -22,7 +23,7 @@ class ToyConfig:
     token_channels: int = CHANNELS
     num_classes: None = None
     image_size: int = 7 * SIDE
-    student_timestep: int = 400
+    one_step: OneStep = OneStep(400)
     family = property(lambda self: FAMILY)
 
 

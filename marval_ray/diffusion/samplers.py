@@ -29,6 +29,10 @@ class TokenSampler(Protocol):
     def noise_steps(self) -> int:
         """How many noises a token needs besides the initial one."""
 
+    @property
+    def reveal(self) -> float | None:
+        """p > 0: after the share u of its loops an image has 1 - u^p of its tokens hidden. None: as the family has it."""
+
     def __call__(
         self,
         head: DenoisingHead,
@@ -50,11 +54,18 @@ def guidance_scale(w: float, schedule: Schedule, revealed: float) -> float:
     return 1 + (w - 1) * revealed if schedule == "linear" else w
 
 
+def check_reveal(reveal: float | None) -> None:
+    """Raise ValueError for an exponent that reveals no token, or all of them at once."""
+    if reveal is not None and not 0 < reveal < float("inf"):
+        raise ValueError(f"reveal must be a number above 0, the exponent p of 1 - u^p, got {reveal}")
+
+
 @dataclass(frozen=True)
 class OneStep:
     """The student: x_0 = (n - sigma_t* eps(n, t*, z)) / alpha_t*, one call of the head a token."""
 
     timestep: int
+    reveal: float | None = None
     guided: bool = False
     noise_steps: int = 0
 
@@ -91,6 +102,10 @@ class Tempered:
     def noise_steps(self) -> int:
         return self.sampler.noise_steps
 
+    @property
+    def reveal(self) -> float | None:
+        return self.sampler.reveal
+
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
         revealed: float,
@@ -100,18 +115,22 @@ class Tempered:
 
 @dataclass(frozen=True)
 class Exploring:
-    """The student as a Gaussian policy: its one-step prediction plus `std` times N(0, I)."""
+    """A student as a Gaussian policy: its one-step prediction plus `std` times N(0, I)."""
 
-    timestep: int
+    student: OneStep
     std: float
     guided: bool = False
     noise_steps: int = 1
+
+    @property
+    def reveal(self) -> float | None:
+        return self.student.reveal
 
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
         revealed: float,
     ) -> Float[Tensor, "N D"]:  # fmt: skip
-        return OneStep(self.timestep).predict(head, z, initial) + self.std * steps[0]
+        return self.student.predict(head, z, initial) + self.std * steps[0]
 
 
 @dataclass(frozen=True)
@@ -119,13 +138,17 @@ class Chain:
     """What chains of `steps` respaced reverse steps with classifier-free guidance have in common.
 
     cfg_schedule "linear" (MAR) raises the scale from 1 to nearly `cfg` as tokens are revealed.
-    clip_x0 bounds predicted x_0; MAR does not clip, small teachers need it.
+    clip_x0 bounds predicted x_0; MAR does not clip, small teachers need it. reveal: p of `TokenSampler.reveal`.
     """
 
     steps: int = 100
     cfg: float = 1.0
     cfg_schedule: Schedule = "linear"
     clip_x0: float | None = None
+    reveal: float | None = None
+
+    def __post_init__(self) -> None:
+        check_reveal(self.reveal)
 
     @property
     def guided(self) -> bool:

@@ -50,8 +50,8 @@ class FamilyConfig(Protocol):
         """Pixels a side."""
 
     @property
-    def student_timestep(self) -> int:
-        """t*: the timestep at which a one-step student reads its noise."""
+    def one_step(self) -> OneStep:
+        """How a one-step student draws."""
 
 
 @runtime_checkable
@@ -102,7 +102,7 @@ class Backbone(nn.Module, ABC):
     @property
     def one_step(self) -> OneStep:
         """How a student with these sizes draws."""
-        return OneStep(self.config.student_timestep)
+        return self.config.one_step
 
 
 @runtime_checkable

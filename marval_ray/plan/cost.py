@@ -54,7 +54,8 @@ class Work:
         """Count it. scorer: without storage."""
         tokens, prompts = Tokens(tokens_of(c, 1)), Prompts.classes_in_turn(c.num_classes, 1)
         reward = counted(lambda: scorer.reward(scorer.codec.decode(tokens), prompts.texts))
-        loops = [loop_flops(c, loop, False, 1) / 1e12 for loop in plan_loops(torch.arange(c.num_tokens)[None], rl.loops[0])]
+        plan = plan_loops(torch.arange(c.num_tokens)[None], rl.loops[0], c.student_reveal)
+        loops = [loop_flops(c, loop, False, 1) / 1e12 for loop in plan]
         passes = 1 + BACKWARD + rl.recompute  # it may compute activations twice
         return cls(gsim_tflop(c, gsim), sum(loops), (1 + BACKWARD) * reward, passes * sum(loops[-rl.last :]))
 

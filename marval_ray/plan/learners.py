@@ -142,5 +142,5 @@ def held_by_loops(student: Engine, live: LiveBytes, batch: int, rl: RLConfig) ->
     last = c.num_tokens - 1
     constant = held(0, 1)
     by_known, by_hidden = (held(last, 1) - constant) / last, (held(0, last + 1) - constant) / last
-    loops = plan_loops(torch.arange(c.num_tokens)[None], rl.loops[0])
+    loops = plan_loops(torch.arange(c.num_tokens)[None], rl.loops[0], c.student_reveal)
     return [round(constant + by_known * loop.known.shape[1] + by_hidden * (loop.predicted.shape[1] - 1)) for loop in loops]

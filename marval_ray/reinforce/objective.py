@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from marval_ray.config import ObjectiveConfig
-from marval_ray.diffusion.samplers import Exploring, OneStep, TokenSampler
+from marval_ray.diffusion.samplers import Exploring, TokenSampler
 from marval_ray.distil.student import Student
 from marval_ray.families.base import Backbone, Condition, FamilyConfig, Predict, RecordedLoop
 from marval_ray.loss import Loss
@@ -37,8 +37,8 @@ from marval_ray.types import Rollout, Scored
 def rollout_sampler(model: FamilyConfig, rl: ObjectiveConfig) -> TokenSampler:
     """Return how rollouts are drawn: with exploration for the policy gradient."""
     if rl.estimator == "policy":
-        return Exploring(model.student_timestep, rl.exploration)
-    return OneStep(model.student_timestep)
+        return Exploring(model.one_step, rl.exploration)
+    return model.one_step
 
 
 def check_objective(model: FamilyConfig, rl: ObjectiveConfig) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from marval_ray.diffusion.samplers import OneStep
 from marval_ray.families.base import Family
 
 
@@ -43,6 +44,10 @@ class DCARConfig:
         from marval_ray.families.dcar.family import FAMILY  # it imports this
 
         return FAMILY
+
+    @property
+    def one_step(self) -> OneStep:
+        return OneStep(self.student_timestep)
 
     @property
     def num_tokens(self) -> int:

@@ -51,7 +51,7 @@ def begin(wish: Wish, model: MAR) -> MARDrawing:
     random = Randomness.of(wish.draws, c.num_tokens, c.token_channels, 0)
     noise = wish.temperature * random.initial[0].to(device)
     rank = random.orders[0].flip(0).argsort()
-    hidden = dict.fromkeys([c.num_tokens, *hidden_after_loops(c.num_tokens, wish.loops)])
+    hidden = dict.fromkeys([c.num_tokens, *hidden_after_loops(c.num_tokens, wish.loops, c.student_reveal)])
     revealed = [c.num_tokens - count for count in hidden]
     return MARDrawing(int(wish.prompt.labels), model, torch.zeros_like(noise), noise, rank, revealed)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from marval_ray.diffusion.samplers import OneStep, check_reveal
 from marval_ray.families.base import Family
 
 Masking = Literal["mar", "cosine"]
@@ -30,6 +31,8 @@ class ModelConfig:
     head_depth: int = 6
     student_timestep: int = 400
     """t*: the fixed timestep at which a one-step student reads its noise."""
+    student_reveal: float | None = None
+    """p: after the share u of a student's loops 1 - u^p of its tokens are hidden; None: cos(pi u / 2), as the teacher's loops have it."""
     masking: Masking = "mar"
     """What contexts hide in training: "mar" 0.7 to 1 of the tokens, as published models learned; "cosine" what sampling's loops hide."""
     image_size: int = 256
@@ -42,6 +45,7 @@ class ModelConfig:
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:
                 raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
+        check_reveal(self.student_reveal)
 
     @property
     def family(self) -> Family:
@@ -49,6 +53,10 @@ class ModelConfig:
         from marval_ray.families.mar.family import FAMILY  # it imports this
 
         return FAMILY
+
+    @property
+    def one_step(self) -> OneStep:
+        return OneStep(self.student_timestep, self.student_reveal)
 
     @property
     def num_tokens(self) -> int:

@@ -60,7 +60,7 @@ class MARFamily(Family):
         tokens = rollout.tokens.values
         _, length, channels = tokens.shape
         random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)
-        return recorded_loops(tokens, condition, random, loops)
+        return recorded_loops(tokens, condition, random, loops, sampler.reveal)
 
     def begin(self, wish: Wish, backbone: MAR, texts: Path | None = None) -> MARDrawing:
         return batching.begin(wish, backbone)

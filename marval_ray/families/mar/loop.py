@@ -63,10 +63,10 @@ class Loop:
     """Share of tokens that the mask schedule counts as known after this loop: (L - 1) / L, not 1, in the last one."""
 
 
-def plan_loops(orders: Int64[Tensor, "B L"], loops: int) -> Iterator[Loop]:
+def plan_loops(orders: Int64[Tensor, "B L"], loops: int, reveal: float | None = None) -> Iterator[Loop]:
     """Yield the loops that reveal something, in order. Positions are sorted, as the reference visits them."""
     length = hidden = orders.shape[1]
-    for remaining in hidden_after_loops(length, loops):
+    for remaining in hidden_after_loops(length, loops, reveal):
         if remaining == hidden:
             continue
         known, predicted = orders[:, hidden:].sort(dim=1).values, orders[:, remaining:hidden].sort(dim=1).values
@@ -93,7 +93,7 @@ def sample_loops(
 ) -> Iterator[Float[Tensor, "B L D"]]:
     """Yield the tokens after each AR loop; hidden ones are zero."""
     tokens = torch.zeros_like(random.initial)
-    for loop in plan_loops(random.orders, loops):
+    for loop in plan_loops(random.orders, loops, sampler.reveal):
         tokens = run_loop(model, sampler, tokens, labels, loop, random)
         yield tokens
 
@@ -107,10 +107,10 @@ def sample_tokens(
 
 
 def recorded_loops(
-    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], random: Randomness, loops: int
+    tokens: Float[Tensor, "B L D"], labels: Int64[Tensor, " B"], random: Randomness, loops: int, reveal: float | None = None
 ) -> Iterator[RecordedLoop]:
     """Yield what was known, predicted and drawn in each loop of finished images."""
-    for loop in plan_loops(random.orders, loops):
+    for loop in plan_loops(random.orders, loops, reveal):
         context = MARContext(tokens, labels, loop.known, loop.predicted)
         parts = (random.initial, tokens, *random.steps[:1])
         yield RecordedLoop(context, *(gather_tokens(part, loop.predicted).flatten(0, 1) for part in parts))

@@ -49,17 +49,18 @@ def _normal_cdf(x: float) -> float:
     return 0.5 * (1 + math.erf(x / math.sqrt(2)))
 
 
-def hidden_after_loops(tokens: int, loops: int) -> list[int]:
-    """Return how many of `tokens` are still hidden after each of `loops` AR loops (cosine schedule of MaskGIT/MAR).
+def hidden_after_loops(tokens: int, loops: int, reveal: float | None = None) -> list[int]:
+    """Return how many of `tokens` are still hidden after each of `loops` AR loops: by the cosine of MaskGIT and MAR, or by 1 - u^reveal.
 
-    Loop k leaves floor(L cos(pi/2 (k+1)/K)), but reveals at least one token and leaves at least one to the last
-    loop, which leaves none. With more loops than tokens some loops reveal nothing.
+    Loop k leaves floor(L cos(pi/2 u)) or floor(L (1 - u^p)), u = (k+1)/K, but reveals at least one token and leaves at least one to
+    the last loop, which leaves none. With more loops than tokens some loops reveal nothing.
     """
     if loops < 1:
         raise ValueError(f"the number of AR loops must be at least 1, got {loops}")
     hidden, after = tokens, []
     for k in range(loops - 1):
-        ratio = math.cos(math.pi / 2 * (k + 1) / loops)
-        hidden = max(1, min(hidden - 1, math.floor(tokens * ratio)))
+        done = (k + 1) / loops
+        share = math.cos(math.pi / 2 * done) if reveal is None else 1 - done**reveal
+        hidden = max(1, min(hidden - 1, math.floor(tokens * share)))
         after.append(hidden)
     return [*after, 0]
