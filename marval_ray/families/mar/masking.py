@@ -59,8 +59,8 @@ def hidden_after_loops(tokens: int, loops: int, reveal: float | None = None) -> 
         raise ValueError(f"the number of AR loops must be at least 1, got {loops}")
     hidden, after = tokens, []
     for k in range(loops - 1):
-        done = (k + 1) / loops
-        share = math.cos(math.pi / 2 * done) if reveal is None else 1 - done**reveal
+        cosine = math.cos(math.pi / 2 * (k + 1) / loops)  # rounded as MAR's own
+        share = cosine if reveal is None else 1 - ((k + 1) / loops) ** reveal
         hidden = max(1, min(hidden - 1, math.floor(tokens * share)))
         after.append(hidden)
     return [*after, 0]
