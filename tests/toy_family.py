@@ -23,7 +23,8 @@ class ToyConfig:
     token_channels: int = CHANNELS
     num_classes: None = None
     image_size: int = 7 * SIDE
-    one_step: OneStep = OneStep(400)
+    student_timestep: int = 400
+    one_step = property(lambda self: OneStep(self.student_timestep))
     family = property(lambda self: FAMILY)
 
 
