@@ -15,6 +15,7 @@ from jobs.embedded.train_scene_tokenizer import follow
 from marval_ray.embedded import assets_index, scene_texts
 from marval_ray.families.dcar.codebook import revived, spherical_kmeans
 from marval_ray.families.dcar.codec import load_dcht
+from marval_ray.families.dcar.encoder import CodeEncoder
 from marval_ray.families.dcar.loss import code_loss
 from marval_ray.families.dcar.presets import SCENES, SCENES_TOKENIZER
 from marval_ray.families.dcar.text import TextEncoder
@@ -54,6 +55,13 @@ def teacher_job(scenes, tokenizer) -> tuple:
 def same(a, b, name: str) -> bool:
     first, second = (load_file(folder / name) for folder in (a, b))
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_residuals_are_encoded_by_the_scale_that_the_tokenizer_names(tokenizer):
+    encoder, images = CodeEncoder.read(tokenizer), torch.rand(1, 3, 64, 64) * 2 - 1
+    _, residual = encoder.tokenizer.encode(images)
+    assert encoder.scale == SCENES.residual_scale
+    torch.testing.assert_close(encoder.columns(images)["values"], (residual / SCENES.residual_scale).flatten(1).half())
 
 
 def test_a_codebook_begins_where_the_vectors_are_and_none_of_it_is_dead():

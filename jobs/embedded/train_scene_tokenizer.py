@@ -31,7 +31,7 @@ from marval_ray.embedded.training_state import Part, load_state, save_state
 from marval_ray.evaluation.evaluators import load_evaluator
 from marval_ray.evaluation.features import SCENE_ARCHITECTURES, load_features
 from marval_ray.families.dcar.codebook import revived, spherical_kmeans
-from marval_ray.families.dcar.presets import SCENES_TOKENIZER
+from marval_ray.families.dcar.presets import SCENES, SCENES_TOKENIZER
 from marval_ray.families.dcar.tokenizer import DCHT, RecordedBatchNorm
 from marval_ray.files.atomic import write_json
 from marval_ray.files.fit import save_weights
@@ -195,7 +195,8 @@ def save(folder: Path, tokenizer: DCHT) -> None:
     c = tokenizer.config
     kind = {"model_type": "dc_ht", "model_name": "dc-ae-f32-in-1.0", "quantizer_type": "hybrid_vq", "codebook_l2_norm": True}
     sizes = {"widths": c.widths, "encoder_depths": c.encoder_depths, "decoder_depths": c.decoder_depths}
-    write_json(folder / "config.json", kind | sizes | {"codebook_size": c.num_codes, "codebook_embed_dim": c.token_channels})
+    scale = {"residual_scale": SCENES.residual_scale}  # by which jobs/encode.py divides
+    write_json(folder / "config.json", kind | sizes | {"codebook_size": c.num_codes, "codebook_embed_dim": c.token_channels} | scale)
     save_weights(folder / "model.safetensors", tokenizer.state_dict(), torch.float32)
 
 
