@@ -20,7 +20,6 @@ from torch import Tensor
 
 from marval_ray import cli
 from marval_ray.class_names import prompts_of
-from marval_ray.cli import given
 from marval_ray.config import check_at_least
 from marval_ray.device import own_device
 from marval_ray.embedded import assets_index
@@ -104,7 +103,7 @@ def score_file(config: Config, path: Path) -> Row:
 
 
 def score_model(config: Config) -> Row:
-    """Score a model's images by the judges that know them, and by rewards; where there are no judges, no two batches are kept."""
+    """Score a model's images by judges, and by rewards. Sets of texts are large: without judges no two batches are kept."""
     generation, judges = config.generation(), judges_of(config)
     model, name = generation.model.config, "teacher" if config.teacher else "student"
     prompts, numbers = asked_texts(config, judges) if model.num_classes is None else asked_classes(config, model.num_classes)
@@ -133,7 +132,7 @@ def asked_texts(config: Config, judges: Judges | None) -> tuple[Prompts, Tensor]
     """Return what is drawn for texts, and the number of the prompt of each image. Raises ValueError when nothing is asked or measured."""
     if judges and not config.prompts:
         raise ValueError(f"{config.weights} reads texts: give --prompts FILE")
-    if not config.prompts or not (judges or config.rewards):
+    if not config.prompts or not (config.rewards or judges):
         raise ValueError(f"{config.weights} reads texts, of which judges know nothing: give --prompts FILE and --rewards KIND:PLACE")
     texts = read_set(config.prompts).prompts
     return texts.each(config.per_label), torch.arange(len(texts)).repeat_interleave(config.per_label)
@@ -153,7 +152,7 @@ def warn(judges: Judges | None, prompts: Prompts) -> None:
 
 def defaults_of(arguments: Sequence[str] | None = None) -> Config:
     """Return the defaults with the judges that know what --checkpoint draws, where that reads texts."""
-    config, checkpoint = defaults(Config, arguments), given("--checkpoint", arguments)
+    config, checkpoint = defaults(Config, arguments), cli.given("--checkpoint", arguments)
     model = config_of(Path(checkpoint)) if checkpoint else None
     if model is None or model.num_classes is not None:
         return config
