@@ -13,6 +13,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import BY_JUDGE, error_of, markdown_table
 from marval_ray.files.images import read_images, to_tensor
+from marval_ray.types import Prompts
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ def main(config: Config) -> None:
     lines = []
     for size in config.sizes:
         count = size * config.sets
-        figures = judges.score(to_tensor(pixels[:count]), torch.from_numpy(classes[:count].copy()), config.sets)
-        lines.append([f"{size:,}", *(metric.text(figures[name], figures.get(error_of(name))) for name, metric in BY_JUDGE.items())])
-    print(markdown_table(["images", *(metric.title for metric in BY_JUDGE.values())], lines))
+        figures = judges.score(to_tensor(pixels[:count]), Prompts.of_labels(torch.from_numpy(classes[:count].copy())), config.sets)
+        known = {name: metric for name, metric in BY_JUDGE.items() if name in figures}
+        lines.append([f"{size:,}", *(metric.text(figures[name], figures.get(error_of(name))) for name, metric in known.items())])
+    print(markdown_table(["images", *(metric.title for metric in known.values())], lines))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def scored(student: StateDict, judges: Judges, config: Config) -> Figures:
     codec = DEFAULT.model.family.codec(assets_index.VAE, DEFAULT.model)
     prompts = Prompts.classes_in_turn(DEFAULT.model.num_classes, config.samples * config.sets)
     images = student_generation(model, codec, DEFAULT.rl.loops[0]).images(prompts, config.seed, progress="samples")
-    return judges.score(images, prompts.labels, config.sets)
+    return judges.score(images, prompts, config.sets)
 
 
 def kept_by_guard(figures: dict[int, Figures]) -> int:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marval_ray import cli
-from marval_ray.embedded.scenes import draw
 from marval_ray.embedded.sheet import sheet
 from marval_ray.files.atomic import atomic_path
+from marval_ray.scenes.drawing import draw
 
 
 @dataclass(frozen=True)

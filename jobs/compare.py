@@ -21,14 +21,15 @@ from torch import Tensor
 from marval_ray import cli
 from marval_ray.class_names import prompts_of
 from marval_ray.config import check_at_least, check_loops, check_seed
-from marval_ray.embedded import assets_index
+from marval_ray.embedded.shipped_judges import judges_for
 from marval_ray.evaluation.bootstrap import reward_figures
 from marval_ray.evaluation.by_rewards import Scores, measure_by_rewards
 from marval_ray.evaluation.claims import PairedDifference, better
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import ACCURACY, DIVERSITY, FD, Metric
-from marval_ray.evaluation.scores import SIZES, check_count
+from marval_ray.evaluation.metrics import ACCURACY, ATTRIBUTES, DIVERSITY, FD, Metric
+from marval_ray.evaluation.scores import check_count
 from marval_ray.evaluation.sweep import Row, measure
+from marval_ray.families.base import FamilyConfig
 from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
 from marval_ray.prompt_sets import read_set
@@ -94,10 +95,8 @@ def main(config: Config) -> None:
     generations = {name: each.generation() for name, each in sources.items()}  # before minutes of drawing
     first = generations[config.checkpoints[0]]
     check_alike(generations)
-    if first.model.config.num_classes is None:
-        wanted = wanted_texts(config, sources[config.checkpoints[0]].weights)
-    else:
-        wanted = wanted_classes(config, sources[config.checkpoints[0]].weights, first)
+    wanted_of = wanted_texts if first.model.config.num_classes is None else wanted_classes
+    wanted = wanted_of(config, sources[config.checkpoints[0]].weights, first.model.config)
     rewards = SeparateRewards.load(config.rewards, first.model.device)
     titles = titled(config.checkpoints)
     rows: list[Row] = []
@@ -111,26 +110,31 @@ def main(config: Config) -> None:
     write(config, rows, differences(rows, scores, wanted.numbers), grids, list(wanted.titles.values()))
 
 
-def wanted_classes(config: Config, weights: Path, generation: Generation) -> Wanted:
+def wanted_classes(config: Config, weights: Path, model: FamilyConfig) -> Wanted:
     """Return images of all classes in turn, and the judges that know them. Raises ValueError for wrong classes, or too few images."""
-    classes = generation.model.config.num_classes
+    classes = model.num_classes
+    assert classes is not None  # wanted_texts is for others
     labels = torch.tensor(parse_labels(config.labels, classes))
     numbers = labels.repeat(config.per_label)
     prompts = prompts_of(weights, classes, config.prompts)[numbers.tolist()] if config.rewards else Prompts.of_labels(numbers)
     check_count(len(prompts), config.sets)
-    judges = judges_of(generation)
-    if judges:
-        judges.a.check_labels(labels)
-    return Wanted(prompts, numbers, {label: str(label) for label in labels.tolist()}, judges)
+    return Wanted(prompts, numbers, {label: str(label) for label in labels.tolist()}, judges_of(model, prompts))
 
 
-def wanted_texts(config: Config, weights: Path) -> Wanted:
-    """Return images of each prompt of the file, one prompt after another. Raises ValueError when there is none."""
+def wanted_texts(config: Config, weights: Path, model: FamilyConfig) -> Wanted:
+    """Return images of each prompt of the file, one prompt after another, and the judges that know them.
+
+    Raises ValueError when there is no file, or too few images for the judges.
+    """
     if not config.prompts:
         raise ValueError(f"{weights} reads texts: give --prompts FILE")
     texts = read_set(config.prompts).prompts
     numbers = torch.arange(len(texts)).repeat_interleave(config.per_label)
-    return Wanted(texts.each(config.per_label), numbers, dict(enumerate(map(report.wrapped, texts.texts[:PICTURED]))))
+    prompts, titles = texts.each(config.per_label), dict(enumerate(map(report.wrapped, texts.texts[:PICTURED])))
+    judges = judges_of(model, prompts)
+    if judges:
+        check_count(len(prompts), config.sets)
+    return Wanted(prompts, numbers, titles, judges)
 
 
 def source(name: str, config: Config, loops: int) -> Source:
@@ -150,13 +154,19 @@ def check_alike(generations: dict[str, Generation]) -> None:
         raise ValueError(f"these draw different things and cannot be compared ({told})")
 
 
-def judges_of(generation: Generation) -> Judges | None:
-    """Return the embedded judges if they know such images."""
-    size = [generation.model.config.image_size] * 2
-    if size not in SIZES:
-        print(f"images of {size[0]} x {size[1]} are compared by pictures and rewards alone: jobs/fid.py measures their FID")
+def judges_of(model: FamilyConfig, prompts: Prompts) -> Judges | None:
+    """Return the embedded judges if they know such images; say why where they do not."""
+    files, side = judges_for(model), model.image_size
+    if files is None:
+        print(f"images of {side} x {side} are compared by pictures and rewards alone: jobs/fid.py measures their FID")
         return None
-    return Judges.load((assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B))
+    judges = Judges.load(*files)
+    try:
+        judges.check(side, prompts)
+    except ValueError as error:
+        print(f"compared by pictures and rewards alone: {error}")
+        return None
+    return judges
 
 
 def drawn(
@@ -164,7 +174,7 @@ def drawn(
 ) -> tuple[Row, Scores, Float[Tensor, "N C H W"]]:
     """Return the figures of a model's images, their scores by rewards, and those that are shown."""
     shown = wanted.pictured(config.columns)
-    if wanted.prompts.labels is None:
+    if wanted.judges is None and wanted.prompts.labels is None:
         row, scores, pictures = measure_by_rewards(title, generation, wanted.prompts, config.seed, rewards, shown)
         return row, scores, torch.stack(pictures)
     row, images = measure(title, generation, wanted.prompts, config.seed, wanted.judges, config.sets)
@@ -187,7 +197,8 @@ def said(rows: list[Row]) -> list[str]:
     for a, b in combinations(rows, 2):
         if a["n_ar"] != b["n_ar"] or FD.name not in a:
             continue
-        for metric in (FD, ACCURACY, DIVERSITY):
+        known = [metric for metric in (FD, ACCURACY, *ATTRIBUTES, DIVERSITY) if metric.name in a]
+        for metric in known:
             found.append(f"{metric.title} at N_AR = {a['n_ar']}: {verdict(a, b, metric)}, by both judges and two standard errors.")
     return found
 

@@ -131,6 +131,7 @@ def main(config: Config) -> None:
         draw, texts = painter(getattr(config, stages[0].learner)), matching_of(config).texts
         prompts = prompts_of(config) if config.model.num_classes is None else None
         figures = Figures(config.figures, codec, storage.folder, draw, texts, prompts)
+        figures.check(config.model)
         family.check_data(config.latents, config.model, codec.id)
         tasks = [TASKS[stage.name](config, storage) for stage in stages]
         first = load_model(config.start, config.model)  # one that does not fit is refused before Ray starts

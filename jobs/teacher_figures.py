@@ -120,7 +120,7 @@ def at_sizes(generation: Generation, count: int, judges: Judges, config: Config)
     prompts = of_classes(generation, count)
     row, images = measure("teacher", generation, prompts, config.seed, judges)
     sets = [count // size for size in config.sizes if size < count]
-    return [row, *(row | judges.score(images, prompts.labels, number) for number in sets)]
+    return [row, *(row | judges.score(images, prompts, number) for number in sets)]
 
 
 def of_classes(generation: Generation, count: int) -> Prompts:

@@ -16,6 +16,7 @@ from marval_ray.config import check_at_least, check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
+from marval_ray.families.base import FamilyConfig
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.tensors import check_there
 from marval_ray.hub.exported import index_beside
@@ -101,11 +102,16 @@ def defaults(kind: type[Config], arguments: Sequence[str] | None = None) -> Conf
 
 def preset_of(checkpoint: Path) -> str | None:
     """Find the preset that has the sizes in the config.json of the checkpoint, a folder or a file in it."""
+    config = config_of(checkpoint)
+    return next((name for name, model in MODELS.items() if model == config), None)
+
+
+def config_of(checkpoint: Path) -> FamilyConfig | None:
+    """Read the config.json of the checkpoint, a folder or a file in it; None where there is none that can be read."""
     try:
-        config = read_config(checkpoint if checkpoint.is_dir() else checkpoint.parent)
+        return read_config(checkpoint if checkpoint.is_dir() else checkpoint.parent)
     except ValueError:
         return None  # what is wrong is said where the model is loaded
-    return next((name for name, model in MODELS.items() if model == config), None)
 
 
 def parse_labels(text: str, num_classes: int | None) -> list[int]:

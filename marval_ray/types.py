@@ -28,6 +28,14 @@ class Prompts:
         labels = None if self.labels is None else self.labels[list(places)]
         return Prompts(tuple(self.texts[place] for place in places), labels)
 
+    @property
+    def numbers(self) -> Int64[Tensor, " B"]:
+        """Return which prompt each of them is: its label, or of texts alone the same number for the same text."""
+        if self.labels is not None:
+            return self.labels
+        found = {text: number for number, text in enumerate(dict.fromkeys(self.texts))}
+        return torch.tensor([found[text] for text in self.texts])
+
     def each(self, times: int) -> "Prompts":
         """Return each of them so many times: the first, the first again, ..., the last."""
         return self[[place // times for place in range(times * len(self))]]

@@ -81,6 +81,8 @@ ELSEWHERE = {
     "python jobs/compare.py runs/a runs/b --rewards": "tests/test_compare.py: the published weights are not here",
     "python jobs/evaluate.py --per-label 200 --n-ar 8 --rewards": "tests/test_jobs.py: the published weights are not here",
     "python jobs/evaluate.py --checkpoint runs/dc-ar": "tests/test_dcar_prompts.py, at a small size",
+    "python jobs/evaluate.py --checkpoint runs/scenes": "tests/test_judged_scenes.py: no model of scenes ships",
+    "python jobs/compare.py runs/scenes": "tests/test_judged_scenes.py: no model of scenes ships",
     "python jobs/compare.py runs/dc-ar": "tests/test_dcar_prompts.py, at a small size",
     "python jobs/export.py runs/mar-b": "tests/test_export.py: against a Hub of its own",
     "python jobs/export.py runs/distill": "tests/test_export.py: against a Hub of its own",

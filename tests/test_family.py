@@ -110,7 +110,7 @@ def test_a_family_goes_from_the_teacher_to_the_endpoint(teacher, tmp_path):
         student = tmp_path / "student/student.safetensors"
         painter = student_generation(load_model(student), FAMILY.codec(student, TOY), loops=4)
         row, _ = measure("student", painter, PROMPTS.in_turn(20), 0, Judges.load(JUDGE))
-        assert row["fd"] > 0 and row["accuracy"] is None and row["diversity"] is None
+        assert row["fd"] > 0 and not {"accuracy", "diversity"} & set(row)
 
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})

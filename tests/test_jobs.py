@@ -168,7 +168,7 @@ def test_images_of_a_file_are_scored_by_rewards_with_prompts_of_a_file(tmp_path)
     row = json.loads(succeed(*run, "--prompts", tmp_path / "prompts.txt"))
     assert row["prompts"] == 10 and row["reward/pickscore"] > 2 * row["reward/pickscore_se"] > 0
     assert "--rewards need to know what --npz shows: give --prompts" in refuse(*run)
-    assert "three.txt has 3 prompts, the model has 10 classes" in refuse(*run, "--prompts", tmp_path / "three.txt")
+    assert "three.txt has 3 prompts, but there are images of class " in refuse(*run, "--prompts", tmp_path / "three.txt")
     assert "`python jobs/fetch.py clip` gives clip:models/clip" in refuse("jobs/evaluate.py", "--rewards", "clip:openai/clip")
     assert "name a file that ends in .json" in refuse("jobs/evaluate.py", "--out", tmp_path / "row.md")
 

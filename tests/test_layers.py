@@ -14,8 +14,9 @@ ROOMS = {
         "files": {"types"},
         "diffusion": {"loss"},
         "rewards": {"files"},
+        "scenes": {"files"},
         "families": {"device", "diffusion", "draws", "files", "loss", "positions", "types"},
-        "evaluation": {"families", "files", "types"},
+        "evaluation": {"families", "files", "scenes", "types"},
         "distil": {"config", "device", "diffusion", "draws", "families", "loss"},
         "reinforce": {"config", "diffusion", "distil", "draws", "evaluation", "families", "loss", "positions", "rewards", "types"},
         "plan": {
@@ -23,7 +24,7 @@ ROOMS = {
         },
         "hub": {"families", "files"},
         "runs": {"config", "device", "diffusion", "evaluation", "families", "files", "hub", "types"},
-        "embedded": {"diffusion", "evaluation", "files"},
+        "embedded": {"diffusion", "evaluation", "families", "files", "scenes"},
     },
     "actors": {"crew": {"errors", "patience", "resources"}, "serving": {"prometheus", "resources"}},
 }

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from marval_ray.embedded import assets_index
+from marval_ray.evaluation.evaluators import load_evaluator
 from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.precision_recall import recall
-from marval_ray.evaluation.scores import Evaluator
 from marval_ray.evaluation.statistics import Statistics, within_class_distance
 from marval_ray.files.images import crop_to, pad_to, read_images, to_pixels, to_tensor
 from marval_ray.files.places import portable, resolve
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import MODELS
 from marval_ray.source import parse_labels
+from marval_ray.types import Prompts
 
 
 def moments(mean: list[float], covariance: list[list[float]]) -> Statistics:
@@ -118,30 +119,30 @@ def test_a_common_mean_of_all_features_changes_no_score(mean, tmp_path):
 
 
 def test_real_images_score_well_and_damage_shows():
-    evaluator = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE)
+    evaluator = load_evaluator(assets_index.CLASSIFIER, assets_index.REFERENCE)
     pixels, labels = read_images(assets_index.IMAGES)
-    images, labels = to_tensor(pixels[:500]), torch.from_numpy(labels[:500].copy())
-    real = evaluator.score(images, labels)
+    images, asked = to_tensor(pixels[:500]), Prompts.of_labels(torch.from_numpy(labels[:500].copy()))
+    real = evaluator.score(images, asked)
     assert real.fd < 5 and real.accuracy > 0.9 and 0.9 < real.diversity < 1.1 and real.recall > 0.7 and real.samples == 500
-    padded = evaluator.score(pad_to(images, 32), labels)
+    padded = evaluator.score(pad_to(images, 32), asked)
     assert padded.fd == pytest.approx(real.fd, abs=1e-3)
-    noisy = evaluator.score(images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)), labels)
+    noisy = evaluator.score(images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)), asked)
     assert noisy.fd > 10 * real.fd
-    assert evaluator.score(images, (labels + 1) % 10).accuracy < 0.1
-    same = evaluator.score(images[:1].expand(500, -1, -1, -1), labels)
+    assert evaluator.score(images, Prompts.of_labels((asked.labels + 1) % 10)).accuracy < 0.1
+    same = evaluator.score(images[:1].expand(500, -1, -1, -1), asked)
     assert same.diversity == pytest.approx(0, abs=1e-6) and same.recall < 0.01
 
 
 def test_the_embedded_autoencoder_keeps_what_the_evaluator_sees():
     from marval_ray.families.mar.autoencoder import load_vae
 
-    evaluator, vae = Evaluator.load(assets_index.CLASSIFIER, assets_index.REFERENCE), load_vae(assets_index.VAE)
+    evaluator, vae = load_evaluator(assets_index.CLASSIFIER, assets_index.REFERENCE), load_vae(assets_index.VAE)
     pixels, labels = read_images(assets_index.IMAGES)
-    images, labels = to_tensor(pixels[:500]), torch.from_numpy(labels[:500].copy())
+    images, asked = to_tensor(pixels[:500]), Prompts.of_labels(torch.from_numpy(labels[:500].copy()))
     latents = vae.encode(pad_to(images, 32)).mean
     assert latents.mean((0, 2, 3)).abs().max() < 0.1 and (latents.std((0, 2, 3)) - 1).abs().max() < 0.1
     decoded = crop_to(vae.decode(latents), 28)
-    assert evaluator.score(decoded, labels).accuracy > 0.88
+    assert evaluator.score(decoded, asked).accuracy > 0.88
     assert (to_pixels(decoded).astype(int) - pixels[:500]).std() < 20
 
 

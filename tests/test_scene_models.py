@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 
 from jobs.embedded.train_scene_tokenizer import follow
 from marval_ray.embedded import assets_index, scene_texts
-from marval_ray.embedded.scenes import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene
-from marval_ray.embedded.sprites import sprites
 from marval_ray.families.dcar.codebook import revived, spherical_kmeans
 from marval_ray.families.dcar.codec import load_dcht
+from marval_ray.families.dcar.encoder import CodeEncoder
 from marval_ray.families.dcar.loss import code_loss
 from marval_ray.families.dcar.presets import SCENES, SCENES_TOKENIZER
 from marval_ray.families.dcar.text import TextEncoder
 from marval_ray.families.dcar.tokenizer import DCHT, RecordedBatchNorm
+from marval_ray.scenes.scene import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene
+from marval_ray.scenes.sprites import sprites
 from marval_ray.types import Prompts
 
 TOKENIZER, TEACHER = "jobs/embedded/train_scene_tokenizer.py", "jobs/embedded/train_scene_teacher.py"
@@ -54,6 +55,13 @@ def teacher_job(scenes, tokenizer) -> tuple:
 def same(a, b, name: str) -> bool:
     first, second = (load_file(folder / name) for folder in (a, b))
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_residuals_are_encoded_by_the_scale_that_the_tokenizer_names(tokenizer):
+    encoder, images = CodeEncoder.read(tokenizer), torch.rand(1, 3, 64, 64) * 2 - 1
+    _, residual = encoder.tokenizer.encode(images)
+    assert encoder.scale == SCENES.residual_scale
+    torch.testing.assert_close(encoder.columns(images)["values"], (residual / SCENES.residual_scale).flatten(1).half())
 
 
 def test_a_codebook_begins_where_the_vectors_are_and_none_of_it_is_dead():
@@ -139,7 +147,7 @@ def test_a_teacher_goes_on_to_the_same_numbers_and_is_measured(scenes, tokenizer
     options = ("--loops", 2, "--steps", 2, "--samples", 4, "--batch", 3, "--shown", 2)
     told = succeed(FIGURES, "--teacher", whole, "--cfg", 1.0, 2.0, *options)
     rows = json.loads((whole / "figures.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["cfg"] for row in rows] == [1, 2] and all(0 <= row["all"] <= 1 and row["fd"] > 0 for row in rows)
+    assert [row["cfg"] for row in rows] == [1, 2] and all(0 <= row["accuracy"] <= 1 and row["fd"] > 0 for row in rows)
     assert len(re.findall("cfg ", told)) == 2
     assert Image.open(whole / "samples.png").size == (8 * 136, 172)
 

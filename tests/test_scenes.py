@@ -1,6 +1,7 @@
 """Scenes of emoji: what is in them is what their prompts say, the same everywhere."""
 
 import hashlib
+import re
 from collections import Counter
 from itertools import combinations, product
 from pathlib import Path
@@ -11,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from commands import refuse, succeed
 
-from marval_ray.embedded import assets_index
-from marval_ray.embedded.scenes import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene, attributes, box, draw, landscape
-from marval_ray.embedded.sprites import SIZE, read_sprites, sprites, with_article
 from marval_ray.files.find_images import find_images
 from marval_ray.files.image_tables import Columns
 from marval_ray.files.images import decode_image
+from marval_ray.scenes.drawing import box, draw, landscape
+from marval_ray.scenes.scene import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene, attributes, read_scene
+from marval_ray.scenes.sprites import SHIPPED, SIZE, read_sprites, sprites, with_article
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 SPRITES = "jobs/embedded/prepare_sprites.py"
@@ -27,9 +28,9 @@ def test_hundreds_of_sprites_ship_with_their_licence():
     assert len(sprites()) > 300
     assert {(sprite.image.mode, sprite.image.size) for sprite in sprites().values()} == {("RGBA", (SIZE, SIZE))}
     assert len({sprite.plural for sprite in sprites().values()}) == len({sprite.emoji for sprite in sprites().values()}) == len(sprites())
-    about = pq.read_schema(assets_index.SPRITES).metadata
+    about = pq.read_schema(SHIPPED).metadata
     assert b"SIL Open Font License, Version 1.1" in about[b"license"] and about[b"version"].startswith(b"Version 2.042")
-    assert assets_index.SPRITES.stat().st_size < 2e6
+    assert SHIPPED.stat().st_size < 2e6
 
 
 def test_no_two_sprites_look_the_same():
@@ -86,9 +87,22 @@ def test_prompts_say_all_that_is_to_be_seen():
         "a picture of two foxes at the top, in front of blue",
         "two foxes, top, blue",
     ]
+
+
+def test_a_prompt_says_its_scene_and_no_other():
+    scenes = [Scene(*values) for values in product(sprites(), COUNTS, SIDES, BACKGROUNDS)]
+    assert len(scenes) == 344 * 3 * 4 * 8
     for phrasing in range(len(PHRASINGS)):
-        prompts = {Scene(*values).prompt(phrasing) for values in product(sprites(), COUNTS, SIDES, BACKGROUNDS)}
-        assert len(prompts) == 344 * 3 * 4 * 8  # none says what another one says
+        assert [read_scene(scene.prompt(phrasing)) for scene in scenes] == scenes
+
+
+@pytest.mark.parametrize(
+    "text", ["a red apple", "class 3", "one fox on a blue background, left", "an fox, left, blue", "two foxes, top, blue ", ""]
+)
+def test_a_text_that_asks_for_no_scene_is_refused_beside_one_that_does(text):
+    with pytest.raises(ValueError, match=f"'{text}' asks for no scene, as '(.*)' does") as error:
+        read_scene(text)
+    assert read_scene(re.search("as '(.*)' does", str(error.value))[1]) == Scene("dog", 1, "left", "pink")
 
 
 def test_a_scene_follows_from_seed_and_index():

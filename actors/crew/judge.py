@@ -8,7 +8,8 @@ from jaxtyping import UInt8
 
 from marval_ray.config import GuardConfig
 from marval_ray.device import worker_device
-from marval_ray.evaluation.scores import Evaluator, Scores
+from marval_ray.evaluation.evaluators import load_evaluator
+from marval_ray.evaluation.scores import Scores
 from marval_ray.families.base import FamilyConfig
 from marval_ray.families.generation import student_generation
 from marval_ray.files.flat import unpack
@@ -39,7 +40,7 @@ class Judge:
         device = worker_device(threads)
         self.model = config.family.build(config).eval().requires_grad_(False).to(device)
         self.generation = student_generation(self.model, config.family.codec(codec, config).to(device), texts=texts)
-        self.evaluator = Evaluator.load(classifier, reference)
+        self.evaluator = load_evaluator(classifier, reference)
         self.prompts, self.guard = prompts.in_turn(guard.samples), guard
 
     def start(self) -> None:
@@ -49,5 +50,5 @@ class Judge:
         """Score `guard.samples` images at each N_AR."""
         unpack(weights, dict(self.model.named_parameters()))
         drawn = [self.generation.with_loops(loops).images(self.prompts, self.guard.seed) for loops in self.guard.loops]
-        scores = tuple(self.evaluator.score(images, self.prompts.labels) for images in drawn)
+        scores = tuple(self.evaluator.score(images, self.prompts) for images in drawn)
         return Look(scores, to_pixels(drawn[0][:PICTURES]))

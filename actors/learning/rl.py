@@ -1,6 +1,6 @@
 """The learner of the second stage: raises the reward of whole images, under the eye of a guard."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,5 @@ def figures_of(scores: tuple[Scores, ...], loops: tuple[int, ...]) -> dict[str, 
     return {
         held_out(name) + (f"/{n}" if n != loops[0] else ""): float(value)
         for n, at in zip(loops, scores, strict=True)
-        for name, value in asdict(at).items()
-        if value is not None
+        for name, value in at.known().items()
     }

@@ -9,7 +9,7 @@ import torch
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.evaluation.features import load_features
-from marval_ray.evaluation.scores import classify
+from marval_ray.evaluation.scores import read
 from marval_ray.evaluation.statistics import Statistics
 from marval_ray.families.mar.autoencoder import KLVAE, load_vae
 from marval_ray.files.atomic import atomic_path, write_json
@@ -42,7 +42,7 @@ def main(config: Config) -> None:
     slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
     pixels, labels = read_images(config.data / "test.parquet")
     for classifier, reference in ((assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)):
-        features, _ = classify(load_features(classifier), to_tensor(pixels))
+        features, _ = read(load_features(classifier), to_tensor(pixels))
         statistics = Statistics.of(features, torch.from_numpy(labels.copy()))
         replace(statistics, features=statistics.features.half()).save(reference)
 

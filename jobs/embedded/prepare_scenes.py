@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_at_least, check_seed
-from marval_ray.embedded.scenes import Split, draw
-from marval_ray.embedded.sprites import sprites
 from marval_ray.files.atomic import atomic_path
 from marval_ray.files.images import encode_png
+from marval_ray.scenes.drawing import draw
+from marval_ray.scenes.scene import Split
+from marval_ray.scenes.sprites import sprites
 
 TEXT, NUMBER = {"_type": "Value", "dtype": "string"}, {"_type": "Value", "dtype": "int64"}
 GROUP = 500

@@ -12,9 +12,8 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from marval_ray import cli
-from marval_ray.embedded import assets_index
-from marval_ray.embedded.sprites import SIZE, Sprite, write_sprites
 from marval_ray.files.text import read_text
+from marval_ray.scenes.sprites import SHIPPED, SIZE, Sprite, write_sprites
 
 LIST = Path(__file__).parent / "emoji.txt"
 FAMILY = "Noto Color Emoji"
@@ -28,7 +27,7 @@ NAMES = {"copyright": 0, "font": 4, "version": 5, "license": 13}
 class Config:
     font: Path = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
     """Noto Color Emoji with bitmaps (Debian: apt-get install fonts-noto-color-emoji)."""
-    out: Path = assets_index.SPRITES
+    out: Path = SHIPPED
 
 
 def main(config: Config) -> None:

@@ -6,7 +6,6 @@ Writes figures.json and, with the best guidance, samples.png into the teacher's 
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index, scene_texts
-from marval_ray.embedded.scene_judge import SceneJudge
-from marval_ray.embedded.scenes import Scene, draw
 from marval_ray.embedded.sheet import sheet
+from marval_ray.evaluation.evaluators import load_evaluator
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.family import FAMILY
 from marval_ray.families.dcar.loop import sample_loops
@@ -36,6 +34,7 @@ from marval_ray.files.tensors import read_state
 from marval_ray.files.text import read_json
 from marval_ray.hub.exported import CODEC
 from marval_ray.hub.layout import CONFIG
+from marval_ray.scenes.drawing import draw
 from marval_ray.types import Prompts
 
 
@@ -77,38 +76,37 @@ class Painter:
         return cls(model.to(device), texts.to(device), codec.to(device))
 
     @torch.inference_mode()
-    def paint(self, prompts: Sequence[str], first: int, sampler: Ancestral, config: Config) -> Float[Tensor, "N 3 64 64"]:
+    def paint(self, prompts: Prompts, first: int, sampler: Ancestral, config: Config) -> Float[Tensor, "N 3 64 64"]:
         """Return images in [-1, 1] of the prompts, drawn as numbers `first` on of the seed."""
         draws = Draws(config.seed, tuple(range(first, first + len(prompts))))
-        *_, tokens = sample_loops(self.model, sampler, self.texts(Prompts(tuple(prompts))), draws, config.loops)
+        *_, tokens = sample_loops(self.model, sampler, self.texts(prompts), draws, config.loops)
         return self.codec.decode(tokens).cpu()
 
 
 def main(config: Config) -> None:
     painter = Painter.read(config.teacher, own_device())
-    judge = SceneJudge.load(assets_index.SCENE_CLASSIFIER, assets_index.SCENE_REFERENCE)
-    scenes = [draw(config.seed, index, "held-out")[0] for index in range(config.samples)]
+    judge = load_evaluator(assets_index.SCENE_CLASSIFIER, assets_index.SCENE_REFERENCE)
+    prompts = Prompts(tuple(draw(config.seed, index, "held-out")[0].prompt() for index in range(config.samples)))
     rows, best = [], -1.0
     for w in config.cfg:
         began = time.monotonic()
-        images = painted(painter, scenes, w, config)
-        row = {"cfg": w, "images_per_second": len(images) / (time.monotonic() - began)} | judge.score(images, scenes)
+        images = painted(painter, prompts, w, config)
+        row = {"cfg": w, "images_per_second": len(images) / (time.monotonic() - began)} | judge.score(images, prompts).known()
         print(", ".join(f"{name} {value:.3f}" for name, value in row.items()), flush=True)
         rows.append(row)
-        if row["all"] > best:
-            best, shown = row["all"], images[: config.shown]
+        if row["accuracy"] > best:
+            best, shown = row["accuracy"], images[: config.shown]
     settings = {"loops": config.loops, "steps": config.steps, "clip": config.clip, "samples": config.samples, "seed": config.seed}
     write_json(config.teacher / "figures.json", settings | {"rows": rows})
     with atomic_path(config.teacher / "samples.png") as temporary:
-        sheet(list(to_pixels(shown)), [scene.prompt() for scene in scenes[: config.shown]]).save(temporary, "PNG", optimize=True)
+        sheet(list(to_pixels(shown)), prompts[: config.shown].texts).save(temporary, "PNG", optimize=True)
 
 
-def painted(painter: Painter, scenes: Sequence[Scene], w: float, config: Config) -> Float[Tensor, "N 3 64 64"]:
-    """Return a picture of each scene under guidance w."""
+def painted(painter: Painter, prompts: Prompts, w: float, config: Config) -> Float[Tensor, "N 3 64 64"]:
+    """Return a picture of each prompt under guidance w."""
     model = painter.model
     model.config = replace(model.config, code_guidance=w)
     sampler = Ancestral(steps=config.steps, cfg=w, cfg_schedule="constant", clip_x0=config.clip)
-    prompts = [scene.prompt() for scene in scenes]
     firsts = tqdm(range(0, len(prompts), config.batch), desc=f"guidance {w}")
     return torch.cat([painter.paint(prompts[first : first + config.batch], first, sampler, config) for first in firsts])
 

@@ -17,15 +17,17 @@ from tqdm import tqdm
 from marval_ray import cli
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.embedded.degradations import DEGRADATIONS
-from marval_ray.embedded.scene_judge import SCENE_ARCHITECTURES, by_attribute, places_of, read_scenes, shares
-from marval_ray.embedded.scenes import Scene, Split, draw
-from marval_ray.evaluation.features import load_features
+from marval_ray.evaluation.features import SCENE_ARCHITECTURES, load_features
 from marval_ray.evaluation.network import FeatureNetwork
+from marval_ray.evaluation.scene_classifiers import by_attribute
+from marval_ray.evaluation.scene_scores import places_of, read_scenes, shares
 from marval_ray.evaluation.statistics import Statistics
 from marval_ray.files.atomic import write_json
 from marval_ray.files.fit import load_strictly, save_weights
 from marval_ray.files.images import to_tensor
 from marval_ray.files.tensors import read_state
+from marval_ray.scenes.drawing import draw
+from marval_ray.scenes.scene import Scene, Split
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ def main(config: Config) -> None:
     save_weights(classifier, model.state_dict(), torch.float16)
     images, scenes = drawn(0, 0, config.samples, "held-out")
     asked = places_of(scenes)
-    features, seen = read_scenes(load_features(classifier, SCENE_ARCHITECTURES), images)
+    features, seen = read_scenes(load_features(classifier), images)
     statistics = Statistics.of(features, asked[:, 0])
     replace(statistics, features=statistics.features.half()).save(config.out / "reference.safetensors")
-    figures = shares(seen, asked)
+    figures = shares(seen == asked)
     write_json(config.out / "figures.json", {"samples": config.samples} | figures)
     print("right about held-out scenes:", ", ".join(f"{name} {share:.4f}" for name, share in figures.items()))
 

@@ -26,7 +26,6 @@ from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import Noising
 from marval_ray.embedded import scene_texts
 from marval_ray.embedded.scene_files import load_scenes
-from marval_ray.embedded.scenes import PHRASINGS, Scene
 from marval_ray.embedded.training_state import Part, load_state, save_state
 from marval_ray.families.dcar.codec import DCHTCodec
 from marval_ray.families.dcar.config import DCARConfig
@@ -41,6 +40,7 @@ from marval_ray.files.fit import save_weights
 from marval_ray.files.images import to_tensor
 from marval_ray.hub.exported import CODEC
 from marval_ray.hub.layout import CONFIG, described
+from marval_ray.scenes.scene import PHRASINGS, Scene
 
 Coded = tuple[Int64[Tensor, "N L"], Float16[Tensor, "N L D"]]
 

@@ -27,17 +27,18 @@ from marval_ray.device import own_device
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.reconstruction import reconstruction
 from marval_ray.embedded.scene_files import load_scenes
-from marval_ray.embedded.scene_judge import SCENE_ARCHITECTURES, SceneJudge
-from marval_ray.embedded.scenes import draw
 from marval_ray.embedded.training_state import Part, load_state, save_state
-from marval_ray.evaluation.features import load_features
+from marval_ray.evaluation.evaluators import load_evaluator
+from marval_ray.evaluation.features import SCENE_ARCHITECTURES, load_features
 from marval_ray.families.dcar.codebook import revived, spherical_kmeans
-from marval_ray.families.dcar.presets import SCENES_TOKENIZER
+from marval_ray.families.dcar.presets import SCENES, SCENES_TOKENIZER
 from marval_ray.families.dcar.tokenizer import DCHT, RecordedBatchNorm
 from marval_ray.files.atomic import write_json
 from marval_ray.files.fit import save_weights
 from marval_ray.files.images import to_tensor
 from marval_ray.loss import Loss
+from marval_ray.scenes.drawing import draw
+from marval_ray.types import Prompts
 
 COMMITMENT = 0.25
 FOLLOWING = 0.05
@@ -131,7 +132,7 @@ def main(config: Config) -> None:
 
 
 def distance_of(config: Config, device: torch.device) -> Distance:
-    classifier = load_features(config.perceptual, SCENE_ARCHITECTURES).to(device) if config.perceptual else None
+    classifier = load_features(config.perceptual, SCENE_ARCHITECTURES.values()).to(device) if config.perceptual else None
     return partial(reconstruction, classifier=classifier, weight=config.perceptual_weight)
 
 
@@ -194,15 +195,17 @@ def save(folder: Path, tokenizer: DCHT) -> None:
     c = tokenizer.config
     kind = {"model_type": "dc_ht", "model_name": "dc-ae-f32-in-1.0", "quantizer_type": "hybrid_vq", "codebook_l2_norm": True}
     sizes = {"widths": c.widths, "encoder_depths": c.encoder_depths, "decoder_depths": c.decoder_depths}
-    write_json(folder / "config.json", kind | sizes | {"codebook_size": c.num_codes, "codebook_embed_dim": c.token_channels})
+    scale = {"residual_scale": SCENES.residual_scale}  # by which jobs/encode.py divides
+    write_json(folder / "config.json", kind | sizes | {"codebook_size": c.num_codes, "codebook_embed_dim": c.token_channels} | scale)
     save_weights(folder / "model.safetensors", tokenizer.state_dict(), torch.float32)
 
 
 @torch.no_grad()
 def measure(tokenizer: DCHT, samples: int) -> dict[str, Any]:
     """Return what judge A sees in held-out scenes, decoded with residuals and without, and figures of their codes and residuals."""
-    scenes, pictures, _ = zip(*(draw(0, index, "held-out") for index in range(samples)))
-    images, judge = to_tensor(np.stack(pictures)), SceneJudge.load(assets_index.SCENE_CLASSIFIER, assets_index.SCENE_REFERENCE)
+    _, pictures, texts = zip(*(draw(0, index, "held-out") for index in range(samples)))
+    images, prompts = to_tensor(np.stack(pictures)), Prompts(texts)
+    judge = load_evaluator(assets_index.SCENE_CLASSIFIER, assets_index.SCENE_REFERENCE)
     tokens = [tokenizer.encode(part) for part in images.split(64)]
     codes, residuals = (torch.cat(parts) for parts in zip(*tokens))
     whole = torch.cat([tokenizer.decode(*part).clamp(-1, 1) for part in tokens])
@@ -214,8 +217,8 @@ def measure(tokenizer: DCHT, samples: int) -> dict[str, Any]:
         "perplexity": torch.special.entr(shares).sum().exp().item(),
         "mse": F.mse_loss(whole, images).item(),
         "mse_of_codes": F.mse_loss(coarse, images).item(),
-        "judged": judge.score(whole, scenes),
-        "judged_of_codes": judge.score(coarse, scenes),
+        "judged": judge.score(whole, prompts).known(),
+        "judged_of_codes": judge.score(coarse, prompts).known(),
     }
 
 

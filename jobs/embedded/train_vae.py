@@ -23,7 +23,7 @@ from tqdm import tqdm
 from marval_ray import cli
 from marval_ray.config import check_seed
 from marval_ray.embedded.reconstruction import reconstruction
-from marval_ray.evaluation.features import load_features
+from marval_ray.evaluation.features import ARCHITECTURES, load_features
 from marval_ray.families.mar import autoencoder as vae
 from marval_ray.files.images import pad_to, read_images, to_tensor
 
@@ -55,7 +55,7 @@ class Config:
 
 
 def make_loss(config: Config) -> Loss:
-    classifier = load_features(config.perceptual) if config.perceptual else None
+    classifier = load_features(config.perceptual, ARCHITECTURES.values()) if config.perceptual else None
 
     def loss(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return reconstruction, and a weak KL to N(0, I)."""

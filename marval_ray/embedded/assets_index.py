@@ -1,4 +1,4 @@
-"""Where the embedded defaults lie: real Fashion-MNIST images, their latents, sprites of scenes, and small models trained on them."""
+"""Where the embedded defaults lie: real Fashion-MNIST images, their latents, and small models trained on them."""
 
 import json
 
@@ -21,8 +21,6 @@ STUDENT = ASSETS / "student" / "student.safetensors"
 """After both stages."""
 GSIM_STUDENT = ASSETS / "student" / "student-gsim.safetensors"
 """The same before RL."""
-SPRITES = ASSETS / "scenes" / "sprites.parquet"
-"""Emoji with their names, of which scenes are composed."""
 SCENE_CLASSIFIER = ASSETS / "scene-judge" / "classifier.safetensors"
 SCENE_REFERENCE = ASSETS / "scene-judge" / "reference.safetensors"
 """Judge A of scenes, and its feature statistics of 10,000 held-out ones."""

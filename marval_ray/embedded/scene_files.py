@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
-from marval_ray.embedded.scenes import Scene
 from marval_ray.files.images import decode_image
+from marval_ray.scenes.scene import Scene
 
 
 def load_scenes(path: Path) -> tuple[UInt8[np.ndarray, "N 64 64 3"], list[Scene]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from marval_ray.embedded.scenes import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene
-from marval_ray.embedded.sprites import sprites
 from marval_ray.files.fit import save_weights
 from marval_ray.files.tensors import StateDict
+from marval_ray.scenes.scene import BACKGROUNDS, COUNTS, PHRASINGS, SIDES, Scene
+from marval_ray.scenes.sprites import sprites
 
 FOLDER = "text_encoder"
 """Where it lies in a model's folder."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from marval_ray.embedded.scenes import SIZE, Picture
+from marval_ray.scenes.drawing import Picture
+from marval_ray.scenes.scene import SIZE
 
 COLUMNS, CELL, GAP = 8, 2 * SIZE, 8
 LETTERS, LINE, LINES = 24, 12, 3

@@ -1,8 +1,10 @@
 """What is measured of a model, as one table: how a figure is called and written, which way is better, what it takes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
+
+from marval_ray.scenes.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ KID = Metric("kid", "KID", ".2f", "lower", needs=("classifier", "reference"))
 ACCURACY = Metric("accuracy", "accuracy", ".3f", "higher", needs=("classifier",))
 DIVERSITY = Metric("diversity", "diversity", ".3f", "higher", needs=("classifier", "reference"))
 RECALL = Metric("recall", "recall", ".3f", "higher", needs=("classifier", "reference"))
+ATTRIBUTES = tuple(Metric(field.name, field.name, ".3f", "higher", needs=("classifier",)) for field in fields(Scene))
+"""Of scenes: shares of pictures in which object, count, side or background alone is right."""
 SPEED = Metric("images_per_second", "images/s", ".4g", "higher")
 
-SCORES = (FD, KID, ACCURACY, DIVERSITY, RECALL)
+SCORES = (FD, KID, ACCURACY, DIVERSITY, RECALL, *ATTRIBUTES)
 """What an `Evaluator` measures."""
-REPORTED = (FD, KID, ACCURACY, DIVERSITY)
-"""Those of summaries and tables; recall is for the guard."""
+REPORTED = (FD, KID, ACCURACY, *ATTRIBUTES, DIVERSITY)
+"""Those of summaries and tables, where a judge knows them; recall is for the guard."""
 BY_JUDGE = {
     name: replace(metric, name=name, title=title)
     for metric in REPORTED

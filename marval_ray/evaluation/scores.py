@@ -1,99 +1,91 @@
-"""Quality of samples: Frechet distance (FD), kernel distance (KID), accuracy, diversity and recall in a classifier's features."""
+"""Quality of samples, as a judge sees it: the scores, and what all judges have in common."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from marval_ray.evaluation.features import load_features
-from marval_ray.evaluation.frechet import frechet_distance
-from marval_ray.evaluation.kernel import kernel_distance
 from marval_ray.evaluation.network import FeatureNetwork
-from marval_ray.evaluation.precision_recall import recall
 from marval_ray.evaluation.statistics import Statistics
+from marval_ray.types import Prompts
 
 BATCH = 500
-SIZES = ([28, 28], [32, 32])
-KNOWN = "the evaluation knows grey ones of 28 x 28, or padded to 32 x 32, only"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What `Evaluator.score` measures.
+    """What `Evaluator.score` measures; None is what such a judge does not know of such images.
 
     fd: Frechet distance to the reference images, 0 for equal moments. It falls with the number of samples.
     kid: kernel distance to them, whose mean does not depend on that number; of at most 2,000 of either.
-    accuracy: share of samples that the classifier gives their own label, 0..1.
+    accuracy: share of samples in which the classifier sees what was asked for: their class, or all four attributes of their scene, 0..1.
     diversity: mean feature distance within a class over that of the reference; 1 is as varied as real images.
-    Both are None of images without labels.
     recall: share of reference images that lie among the samples, 0..1 (see `recall`); it rises with their number.
+    object, count, side, background: shares of scenes in which this attribute alone is right.
     """
 
     fd: float
     kid: float
-    accuracy: float | None
-    diversity: float | None
+    accuracy: float | None = None
+    diversity: float | None = None
     recall: float
     samples: int
+    object: float | None = None
+    count: float | None = None
+    side: float | None = None
+    background: float | None = None
+
+    def known(self) -> dict[str, float]:
+        """Return by name what is known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class Evaluator(ABC):
     """Scores samples against the statistics of reference images, with features of a frozen classifier."""
 
     classifier: FeatureNetwork
     reference: Statistics
+    CHANNELS: ClassVar[int]
+    SIDES: ClassVar[tuple[int, ...]]
+    """Pixels of a side of the images that it knows."""
+    KNOWN: ClassVar[str]
+    """The same in words."""
 
-    @classmethod
-    def load(cls, classifier: Path, reference: Path) -> "Evaluator":
-        return cls(load_features(classifier), Statistics.load(reference))
+    @abstractmethod
+    def score(self, images: Float[Tensor, "N C H W"], prompts: Prompts) -> Scores:
+        """Score images in [-1, 1] that were drawn for these prompts.
 
-    def score(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> Scores:
-        """Score images in [-1, 1], with their labels if they have some.
-
-        Raises ValueError when the classifier does not know such images or labels, or they are too few for a covariance.
+        Raises ValueError when the judge does not know such images or prompts, or they are too few for a covariance.
         """
-        self.check(images, labels)
-        features, predicted = classify(self.classifier, images)
-        statistics = Statistics.of(features, labels)
-        return Scores(
-            fd=frechet_distance(statistics, self.reference),
-            kid=kernel_distance(self.reference.features, statistics.features, self.reference.labels, statistics.labels),
-            accuracy=None if labels is None else (predicted == labels).double().mean().item(),
-            diversity=None if labels is None else statistics.within_class_distance / self.reference.within_class_distance,
-            recall=recall(self.reference.features, statistics.features),
-            samples=len(images),
-        )
 
-    def caveats(self, labels: Int64[Tensor, " N"]) -> list[str]:
-        """Say what makes the scores of images with these labels say less than they seem to."""
-        found, classes, features = len(labels.unique()), self.classifier.logits.out_features, len(self.reference.mean)
-        said = []
-        if found < classes:
-            said.append(f"images of {found} of {classes} classes: FD compares them with images of all")
-        if len(labels) <= features:
-            said.append(f"{len(labels)} images are too few to know the covariance of {features} features: FD is far too high")
-        return said
+    @abstractmethod
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Raise ValueError unless images of these prompts can be scored."""
 
-    def check(self, images: Float[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None) -> None:
-        """Raise ValueError unless these images can be compared with the reference."""
-        channels, *size = images.shape[1:]
-        if channels != 1 or size not in SIZES:
-            raise ValueError(f"images are {channels} x {size[0]} x {size[1]} (channels, rows, columns): {KNOWN}")
+    def check(self, side: int, prompts: Prompts) -> None:
+        """Raise ValueError unless images of `side` x `side` pixels for these prompts can be scored: before they are drawn."""
+        if side not in self.SIDES:
+            raise ValueError(f"images are {side} x {side}: the evaluation knows {self.KNOWN} only")
+        self.check_prompts(prompts)
+
+    def check_images(self, images: Float[Tensor, "N C H W"]) -> None:
+        """Raise ValueError unless these can be compared with the reference."""
+        channels, rows, columns = images.shape[1:]
+        if channels != self.CHANNELS or rows != columns or rows not in self.SIDES:
+            size = f"{channels} x {rows} x {columns} (channels, rows, columns)"
+            raise ValueError(f"images are {size}: the evaluation knows {self.KNOWN} only")
         check_count(len(images))
-        if labels is not None:
-            self.check_labels(labels)
 
-    def check_labels(self, labels: Int64[Tensor, " N"]) -> None:
-        """Raise ValueError unless images of these classes can be scored."""
-        classes = self.classifier.logits.out_features
-        outside = labels[(labels < 0) | (labels >= classes)]
-        if len(outside):
-            raise ValueError(
-                f"{len(outside)} label(s) are outside the classifier's classes 0-{classes - 1}, the first is {outside[0].item()}"
-            )
+    def caveats(self, prompts: Prompts) -> list[str]:
+        """Say what makes the scores of images of these prompts say less than they seem to."""
+        count, features = len(prompts), len(self.reference.mean)
+        if count > features:
+            return []
+        return [f"{count} images are too few to know the covariance of {features} features: FD is far too high"]
 
 
 def check_count(images: int, sets: int = 1) -> None:
@@ -104,9 +96,7 @@ def check_count(images: int, sets: int = 1) -> None:
 
 
 @torch.no_grad()
-def classify(
-    classifier: FeatureNetwork, images: Float[Tensor, "N 1 H W"]
-) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:
-    """Return (features, predicted labels)."""
+def read(classifier: FeatureNetwork, images: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"]]:
+    """Return (features, logits) of images in [-1, 1]."""
     features, logits = zip(*(classifier(part) for part in images.split(BATCH)))
-    return torch.cat(features), torch.cat(logits).argmax(-1)
+    return torch.cat(features), torch.cat(logits)

@@ -23,7 +23,7 @@ def measure(
     begin = time.perf_counter()
     images = painter.images(prompts, seed, progress=f"{name} N_AR={painter.loops}")
     seconds = time.perf_counter() - begin
-    scores = judges.score(images, prompts.labels, sets) if judges else {}
+    scores = judges.score(images, prompts, sets) if judges else {}
     return {"model": name, "n_ar": painter.loops, **scores, SPEED.name: len(prompts) / seconds}, images
 
 

@@ -5,7 +5,7 @@ within a class, recall) of fixed seeds are taken at times. The reward rises from
 it may be followed: the result is the last student inside them. Out of them the run stops or goes back to that student.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from marval_ray.config import GuardConfig
@@ -44,7 +44,7 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Return what JSON can keep; `Guard.of` reads it."""
-        start, best = ([asdict(scores) for scores in of] for of in (self.start, self.best))
+        start, best = ([scores.known() for scores in of] for of in (self.start, self.best))
         return {"start": start, "best": best, "best_step": self.best_step, "outside": self.outside}
 
     @classmethod

@@ -16,7 +16,7 @@ from marval_ray.evaluation.claims import better
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import FD, SPEED, by_b
 from marval_ray.evaluation.sweep import Row, best, frugal, images_per_second, measure
-from marval_ray.families.base import Backbone, Codec
+from marval_ray.families.base import Backbone, Codec, FamilyConfig
 from marval_ray.families.generation import Generation, Painter, student_generation
 from marval_ray.files.atomic import write_json
 from marval_ray.files.text import read_json
@@ -30,7 +30,7 @@ from marval_ray.types import Prompts
 @dataclass(frozen=True)
 class FiguresConfig:
     classifier: Path | None = None
-    """Judge A: features for FD and accuracy; without it there are pictures but no scores."""
+    """Judge A, of clothes or of scenes: features for FD, and accuracy; without it there are pictures but no scores."""
     reference: Path | None = None
     """A's feature statistics of the real images that samples are compared with."""
     classifier_b: Path | None = None
@@ -128,6 +128,14 @@ class Figures:
         self.teacher_rows: list[Row] = config.teacher_rows()
         self.student_rows: list[Row] = []
         self.grids: dict[str, Tensor] = {}
+
+    def check(self, model: FamilyConfig) -> None:
+        """Raise ValueError unless the judges know what such a model draws."""
+        if self.judges is not None:
+            classes = model.num_classes
+            prompts = self.prompts if classes is None else Prompts.classes_in_turn(classes, classes)
+            assert prompts is not None  # of a model that reads texts
+            self.judges.check(model.image_size, prompts)
 
     def before(self, teacher: Backbone, loops: int) -> None:
         """Draw pictures and take the speed of the teacher; draw pictures of the student, still the teacher read in one step,

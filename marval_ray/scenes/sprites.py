@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from marval_ray.embedded import assets_index
 from marval_ray.files.atomic import atomic_path
+from marval_ray.files.places import ASSETS
 
+SHIPPED = ASSETS / "scenes" / "sprites.parquet"
+"""Emoji with their names, of which scenes are composed."""
 SIZE = 40
 """Rows and columns of a sprite."""
 NUMBERS = ("no", "one", "two", "three")
@@ -69,4 +71,4 @@ def read_sprites(path: Path) -> dict[str, Sprite]:
 @cache
 def sprites() -> dict[str, Sprite]:
     """Return those that ship."""
-    return read_sprites(assets_index.SPRITES)
+    return read_sprites(SHIPPED)

@@ -1,24 +1,13 @@
-"""Judges of scenes: whether a picture shows the object, the count, the side and the background that its prompt asks for.
-
-As GenEval's detector does (arXiv 2310.11513), on pictures whose every scene is known. Judge A selects, judge B reports alone.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+"""What the judges of scenes look through: networks that read object, count, side and background from a picture."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from marval_ray.embedded.scenes import SIZE, Scene, attributes
-from marval_ray.evaluation.features import load_features
-from marval_ray.evaluation.frechet import frechet_distance
 from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.evaluation.residual import GROUPS, Block
-from marval_ray.evaluation.scores import BATCH, check_count
-from marval_ray.evaluation.statistics import Statistics
+from marval_ray.scenes.scene import SIZE, attributes
 
 
 def logits_of(features: int) -> nn.Linear:
@@ -85,51 +74,6 @@ class ResidualSceneClassifier(FeatureNetwork):
         return maps
 
 
-SCENE_ARCHITECTURES: dict[str, type[FeatureNetwork]] = {"plain": PlainSceneClassifier, "residual": ResidualSceneClassifier}
-
-
-def places_of(scenes: Sequence[Scene]) -> Int64[Tensor, "N 4"]:
-    """Return the places of the four values of each scene in `attributes`."""
-    return torch.tensor([scene.places() for scene in scenes])
-
-
 def by_attribute(logits: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N _"], ...]:
     """Return the logits of each attribute, in the order of `attributes`."""
     return logits.split([len(values) for values in attributes().values()], dim=1)
-
-
-@torch.no_grad()
-def read_scenes(classifier: FeatureNetwork, images: Float[Tensor, "N 3 64 64"]) -> tuple[Float[Tensor, "N F"], Int64[Tensor, "N 4"]]:
-    """Return features of images in [-1, 1], and the places of the four values that the classifier sees in each."""
-    features, logits = zip(*(classifier(part) for part in images.split(BATCH)))
-    return torch.cat(features), torch.stack([part.argmax(1) for part in by_attribute(torch.cat(logits))], 1)
-
-
-@dataclass(frozen=True)
-class SceneJudge:
-    """Scores pictures of scenes, with a frozen classifier and the statistics of held-out scenes."""
-
-    classifier: FeatureNetwork
-    reference: Statistics
-
-    @classmethod
-    def load(cls, classifier: Path, reference: Path) -> "SceneJudge":
-        """Read both. Raises ValueError when a file cannot be read or does not fit."""
-        return cls(load_features(classifier, SCENE_ARCHITECTURES), Statistics.load(reference))
-
-    def score(self, images: Float[Tensor, "N 3 64 64"], scenes: Sequence[Scene]) -> dict[str, float]:
-        """Return the shares of images in [-1, 1] that show what was asked for, and their Frechet distance, `fd`.
-
-        The shares, 0..1, have the names of attributes; `all` is that of images in which all four are right. Raises ValueError when
-        images are too few for a covariance.
-        """
-        check_count(len(images))
-        features, seen = read_scenes(self.classifier, images)
-        return shares(seen, places_of(scenes)) | {"fd": frechet_distance(Statistics.of(features, None), self.reference)}
-
-
-def shares(seen: Int64[Tensor, "N 4"], asked: Int64[Tensor, "N 4"]) -> dict[str, float]:
-    """Return the share of images in which each attribute is as asked for, and `all` of them are."""
-    right = seen == asked
-    found = dict(zip(attributes(), right.double().mean(0).tolist()))
-    return found | {"all": right.all(1).double().mean().item()}
