@@ -135,7 +135,7 @@ def test_hidden_codes_weigh_ten_times_as_much_as_given_ones():
     assert found.metrics["right"] == 1 and code_loss(logits, codes, ~hidden).metrics["right"] == 0
 
 
-def test_a_teacher_goes_on_to_the_same_numbers_and_is_measured(scenes, tokenizer, tmp_path):
+def test_a_teacher_goes_on_to_the_same_numbers_is_measured_and_trains_a_reward(scenes, tokenizer, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     succeed(*teacher_job(scenes, tokenizer), "--out", whole)
     succeed(*teacher_job(scenes, tokenizer), "--out", parts, "--stop-after", 1)
@@ -150,6 +150,10 @@ def test_a_teacher_goes_on_to_the_same_numbers_and_is_measured(scenes, tokenizer
     assert [row["cfg"] for row in rows] == [1, 2] and all(0 <= row["accuracy"] <= 1 and row["fd"] > 0 for row in rows)
     assert len(re.findall("cfg ", told)) == 2
     assert Image.open(whole / "samples.png").size == (8 * 136, 172)
+
+    steps = ("--contrastive-steps", 1, "--preference-steps", 7, "--batch", 2, "--samples", 2, "--teacher-samples", 4)
+    succeed("jobs/embedded/train_scene_reward.py", "--tokenizer", tokenizer, "--teacher", whole, *steps, "--out", tmp_path / "reward")
+    assert "samples" in json.loads((tmp_path / "reward" / "figures.json").read_text(encoding="utf-8"))["pair_accuracy"]
 
 
 def test_what_is_missing_is_said(scenes, tokenizer, tmp_path):

@@ -5,22 +5,19 @@ images, latents with noise, images of another class, one-step samples of the und
 ones, samples of the students, which come three times as often. Held-out pairs (test images, other seeds) measure how well it ranks.
 """
 
-import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from marval_ray import cli
 from marval_ray.config import check_seed
 from marval_ray.embedded import assets_index
+from marval_ray.embedded.clip_training import Cycle, contrastive_loss, new_clip
 from marval_ray.embedded.fashion_mnist import CLASS_NAMES
 from marval_ray.embedded.preference import Pairs, Pool, flipped, preference_loss
 from marval_ray.families.generation import student_generation
@@ -33,10 +30,13 @@ from marval_ray.files.latents import LatentDataset
 from marval_ray.hub.layout import load_model
 from marval_ray.prompts import TEMPLATE, class_prompts
 from marval_ray.rewards.clip import CLIPReward
+from marval_ray.types import Prompts
 
 TEMPLATES = (TEMPLATE, "A photo of {}", "{}", "An image of the class {}")
 SIDE = 28
-from marval_ray.types import Prompts
+VISION = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "patch_size": 4}
+TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+"""Sizes of a CLIP of about 0.7 million weights."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def main(config: Config) -> None:
     vae = load_vae(config.vae)
     train = make_pairs(config, vae, config.train, config.samples, seed=10)
     test = make_pairs(config, vae, config.test, config.samples // 2, seed=11)
-    model, processor = new_clip()
+    prompts = [prompt for template in TEMPLATES for prompt in class_prompts(CLASS_NAMES, template)]
+    model, processor = new_clip(SIDE, VISION, TEXT, prompts)
     reward = CLIPReward(model, processor)
     contrastive(reward, train, config)
     preference(reward, train, config)
@@ -113,66 +114,32 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
     return crop_to(torch.cat(parts), SIDE)
 
 
-def new_clip() -> tuple[CLIPModel, CLIPProcessor]:
-    """Make a CLIP of about 0.7 million weights, and a processor with a byte-pair tokenizer made from the prompts."""
-    tokenizer = new_tokenizer()
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    vision = {
-        "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "image_size": SIDE, "patch_size": 4,
-    }  # fmt: skip
-    text = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "vocab_size": len(tokenizer), "max_position_embeddings": 32, **special,
-    }  # fmt: skip
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
-    images = CLIPImageProcessor(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    return model, CLIPProcessor(images, tokenizer)
-
-
-def new_tokenizer() -> CLIPTokenizer:
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    learned = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
-    learned.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[start, end], end_of_word_suffix="</w>",
-        initial_alphabet=[chr(c) for c in range(33, 127)], show_progress=False,
-    )  # fmt: skip
-    prompts = [prompt.lower() for template in TEMPLATES for prompt in class_prompts(CLASS_NAMES, template)]
-    learned.train_from_iterator(prompts, trainer)
-    learned_model = json.loads(learned.to_str())["model"]
-    merges = [tuple(pair) for pair in learned_model["merges"]]
-    return CLIPTokenizer(vocab=learned_model["vocab"], merges=merges, model_max_length=32)  # type: ignore[arg-type]
-
-
 def contrastive(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
     """Train with the contrastive loss of images against one prompt of each class."""
     generator = torch.Generator().manual_seed(config.seed)
-    for _, step in updates(reward, "contrastive", config.contrastive_steps, config.lr):
+    cycle = Cycle(reward, config.lr, config.contrastive_steps)
+    for _ in (bar := tqdm(range(config.contrastive_steps), desc="contrastive", mininterval=2)):
         labels = torch.randint(len(CLASS_NAMES), (config.batch,), generator=generator)
         images = flipped(pairs.real.draw(labels, generator), generator)
         texts = reward.text_features(prompts_of(torch.arange(len(CLASS_NAMES)), generator))
-        step(contrastive_loss(reward, reward.image_features(images), texts, labels))
+        loss = contrastive_loss(reward.model.logit_scale.exp(), reward.image_features(images), texts, labels)
+        cycle.update(loss)
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 def preference(reward: CLIPReward, pairs: Pairs, config: Config) -> None:
     """Train with PickScore's loss on pairs of a random kind, beside the contrastive loss, which keeps classes apart."""
     generator = torch.Generator().manual_seed(config.seed + 1)
-    for index, step in updates(reward, "preference", config.preference_steps, config.preference_lr):
+    cycle = Cycle(reward, config.preference_lr, config.preference_steps)
+    for index in (bar := tqdm(range(config.preference_steps), desc="preference", mininterval=2)):
         labels = torch.randint(len(CLASS_NAMES), (config.batch,), generator=generator)
         good, bad = pairs.draw(Pairs.KINDS[index % len(Pairs.KINDS)], labels, generator)
         good_features, bad_features = reward.image_features(torch.cat([good, bad])).chunk(2)
         texts = reward.text_features(prompts_of(torch.arange(len(CLASS_NAMES)), generator))
-        loss = preference_loss(reward.similarity(good_features, texts[labels]), reward.similarity(bad_features, texts[labels]))
-        step(loss + 0.5 * contrastive_loss(reward, good_features, texts, labels))
-
-
-def contrastive_loss(reward: CLIPReward, seen: Float[Tensor, "B F"], texts: Float[Tensor, "K F"], labels: Int64[Tensor, " B"]) -> Tensor:
-    """Return the cross entropy of each image over the prompts of all classes."""
-    logits = reward.model.logit_scale.exp() * F.normalize(seen, dim=-1) @ F.normalize(texts, dim=-1).T
-    return F.cross_entropy(logits, labels)
+        preferred = preference_loss(reward.similarity(good_features, texts[labels]), reward.similarity(bad_features, texts[labels]))
+        loss = preferred + 0.5 * contrastive_loss(reward.model.logit_scale.exp(), good_features, texts, labels)
+        cycle.update(loss)
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 def prompts_of(labels: Tensor, generator: torch.Generator) -> list[str]:
@@ -180,24 +147,6 @@ def prompts_of(labels: Tensor, generator: torch.Generator) -> list[str]:
     template = TEMPLATES[int(torch.randint(len(TEMPLATES), (), generator=generator))]
     prompts = class_prompts(CLASS_NAMES, template)
     return [prompts[label] for label in labels.tolist()]
-
-
-def updates(reward: CLIPReward, title: str, steps: int, lr: float) -> Iterator[tuple[int, Callable[[Tensor], None]]]:
-    """Yield (number, what to do with the loss) of each update of AdamW, with one cycle of the learning rate."""
-    optimizer = torch.optim.AdamW(reward.parameters(), lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
-
-    def step(loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(reward.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-
-    bar = tqdm(range(steps), desc=title, mininterval=2)
-    for index in bar:
-        yield index, step
 
 
 @torch.no_grad()

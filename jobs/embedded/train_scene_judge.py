@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.embedded.degradations import DEGRADATIONS
+from marval_ray.embedded.scene_pairs import drawn
 from marval_ray.evaluation.features import SCENE_ARCHITECTURES, load_features
 from marval_ray.evaluation.network import FeatureNetwork
 from marval_ray.evaluation.scene_classifiers import by_attribute
@@ -24,10 +22,7 @@ from marval_ray.evaluation.scene_scores import places_of, read_scenes, shares
 from marval_ray.evaluation.statistics import Statistics
 from marval_ray.files.atomic import write_json
 from marval_ray.files.fit import load_strictly, save_weights
-from marval_ray.files.images import to_tensor
 from marval_ray.files.tensors import read_state
-from marval_ray.scenes.drawing import draw
-from marval_ray.scenes.scene import Scene, Split
 
 
 @dataclass(frozen=True)
@@ -87,12 +82,6 @@ def train(model: FeatureNetwork, config: Config) -> None:
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
-
-
-def drawn(seed: int, first: int, count: int, split: Split) -> tuple[Float[Tensor, "N 3 64 64"], list[Scene]]:
-    """Return the pictures of `count` scenes of a split, in [-1, 1], and the scenes."""
-    scenes, pictures, _ = zip(*(draw(seed, first + number, split) for number in range(count)))
-    return to_tensor(np.stack(pictures)), list(scenes)
 
 
 if __name__ == "__main__":

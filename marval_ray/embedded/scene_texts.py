@@ -30,11 +30,15 @@ def tokenizer() -> T5Tokenizer:
 
 def words() -> list[str]:
     """Return the words of all prompts, in alphabetical order."""
+    return sorted({word for prompt in prompts() for word in re.findall(r"[\w-]+", prompt)})
+
+
+def prompts() -> list[str]:
+    """Return prompts in which each word of all prompts is."""
     names = list(sprites())
     scenes = [Scene(name, count, "left", "pink") for name in names for count in COUNTS]
     scenes += [Scene(names[0], 1, side, background) for side in SIDES for background in BACKGROUNDS]
-    prompts = {scene.prompt(phrasing) for scene in scenes for phrasing in range(len(PHRASINGS))}
-    return sorted({word for prompt in prompts for word in re.findall(r"[\w-]+", prompt)})
+    return [scene.prompt(phrasing) for scene in scenes for phrasing in range(len(PHRASINGS))]
 
 
 def new_encoder(width: int) -> T5EncoderModel:
