@@ -83,13 +83,13 @@ def test_a_claim_takes_both_judges_and_two_errors(fd, fd_b, verdict):
 
 def test_rewards_are_told_in_standard_deviations():
     run = {
-        "reward_before": 1.0, "reward_before_std": 0.5, "reward_after": 2.0, "rl_updates": 30,
+        "reward_before": 1.0, "reward_before_std": 0.5, "reward_after": 2.0, "seconds_rl": 30.0,
         "student_fd_before_rl": 8.0, "student_accuracy_before_rl": 0.85, "student_diversity_before_rl": 0.9,
         "student_images_per_second_before_rl": 90.0,
         "student_fd": 7.0, "student_accuracy": 0.9, "student_diversity": 0.8, "student_images_per_second": 91.0,
     }  # fmt: skip
     lines = tables.rl_table({"default": [run, run | {"reward_after": 2.2}]}).splitlines()
-    assert lines[2] == "| before RL | 0 | 8.00 | 0.850 | 0.900 | 0 |"
+    assert lines[2] == "| before RL | 0 | 8.00 | 0.850 | 0.900 |  |"
     assert lines[3] == "| default | 2.20 ± 0.20 | 7.00 | 0.900 | 0.800 | 30 |"
 
 
