@@ -51,6 +51,14 @@ def dcar_fixture_path(request) -> Path:
     return request.config.getoption("--dcar-fixture")
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, dcar_fixture_path):
+    """Sizes and files of the recorded DC-AR, as its authors publish them."""
+    from small_dcar import write_parts  # imports what is to be checked, after the hook
+
+    return write_parts(tmp_path_factory.mktemp("parts"), dcar_fixture_path)
+
+
 @pytest.fixture(scope="session")
 def vae_fixture_path(request) -> Path:
     return request.config.getoption("--vae-fixture")

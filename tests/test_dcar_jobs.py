@@ -11,7 +11,6 @@ import torch
 from commands import ROOT, refuse, succeed
 from PIL import Image
 from short import DISTILL
-from small_dcar import write_parts
 
 from actors.serving.sampler import Served
 from jobs import distill
@@ -35,11 +34,6 @@ CPU = (
     "--learner.steps", 2, "--learner.log-every", 1, "--figures.sampler.steps", 2, "--figures.grid-classes", 2, "--figures.per-class", 1,
     "--figures.loops", 3,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory, dcar_fixture_path):
-    return write_parts(tmp_path_factory.mktemp("parts"), dcar_fixture_path)
 
 
 def options(parts) -> list[object]:

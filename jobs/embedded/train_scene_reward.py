@@ -27,6 +27,7 @@ from marval_ray.embedded.clip_training import Cycle, contrastive_loss, new_clip
 from marval_ray.embedded.preference import preference_loss
 from marval_ray.embedded.scene_pairs import Images, ScenePairs, changed, drawn
 from marval_ray.embedded.training_state import Part, load_state, save_state
+from marval_ray.evaluation.scene_scores import places_of
 from marval_ray.families.dcar.codec import DCHTCodec, load_dcht
 from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import write_json
@@ -169,8 +170,7 @@ def finding(
     """
     scale, phrasing = reward.model.logit_scale.exp(), pick(rng, range(len(PHRASINGS)))
     loss = contrastive_loss(scale, seen, texts, torch.arange(len(scenes)))
-    places = torch.tensor([scene.places() for scene in scenes])
-    for (name, values), place in zip(attributes().items(), places.T):
+    for (name, values), place in zip(attributes().items(), places_of(scenes).T):
         alone = reward.text_features([replace(scenes[0], **{name: value}).prompt(phrasing) for value in values])
         loss = loss + contrastive_loss(scale, seen, alone, place)
     return loss
