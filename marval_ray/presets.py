@@ -20,11 +20,11 @@ _TINY = ModelConfig(
     latent_size=8, latent_channels=4, num_classes=10, buffer_size=8,
     encoder_width=128, encoder_depth=2, encoder_heads=4,
     decoder_width=128, decoder_depth=4, decoder_heads=4,
-    head_width=192, head_depth=3, masking="cosine", image_size=28,
+    head_width=192, head_depth=3, student_reveal=3.5, masking="cosine", image_size=28,
 )  # fmt: skip
 _ONE_GPU = {"mar-b-24gb": "mar-b", "mar-b-80gb": "mar-b"}
 """What presets for one GPU are made of."""
-MAR_MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": _TINY, **mar.MODELS}
+MAR_MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": replace(_TINY, student_reveal=None), **mar.MODELS}
 MAR_MODELS |= {name: MAR_MODELS[model] for name, model in _ONE_GPU.items()}
 MODELS: dict[str, ModelConfig | DCARConfig] = {**MAR_MODELS, **dcar.MODELS}
 _TINY_SAMPLER = assets_index.teacher_sampler()
@@ -89,7 +89,7 @@ _TINY_PRESET = Preset(
         cpus_per_worker=2, checkpoint_every=50,
     ),
     rl=RLConfig(
-        rewards=("pickscore:embedded/reward",), loops=(8,), last=4, drift_weight=2.0, class_drift_weight=60.0, freeze_head=True,
+        rewards=("pickscore:embedded/reward",), loops=(6,), last=1, drift_weight=2.0, class_drift_weight=60.0, freeze_head=True,
         recompute=False, chunk=40,
         rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2),
         judge=RoleConfig(cpus=0.25, threads=2),
@@ -98,7 +98,7 @@ _TINY_PRESET = Preset(
         steps=52, batch=40, lr=2e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1,
         threads_per_worker=2, checkpoint_every=13,
     ),
-    guard=GuardConfig(every=13, samples=1000, loops=(8,)),
+    guard=GuardConfig(every=13, samples=1000, loops=(6,), max_fd=1.1), loops=(1, 2, 4, 6, 8, 16, 32, 64),
     files=Files(
         teacher=assets_index.TEACHER, latents=assets_index.LATENTS, vae=assets_index.VAE,
         classifier=assets_index.CLASSIFIER, reference=assets_index.REFERENCE,
@@ -122,8 +122,8 @@ PRESETS: dict[str, Preset] = {
     "tiny": _TINY_PRESET,
     # What the paper says of both stages, at this size and length: nothing but the reward holds the student, through all loops.
     "tiny-paper": replace(
-        _TINY_PRESET, gsim=GSIMConfig(),
-        rl=replace(_TINY_PRESET.rl, last=8, drift_weight=0.0, class_drift_weight=0.0, freeze_head=False),
+        _TINY_PRESET, model=MAR_MODELS["tiny-paper"], gsim=GSIMConfig(), guard=replace(_TINY_PRESET.guard, loops=(8,)),
+        rl=replace(_TINY_PRESET.rl, loops=(8,), last=8, drift_weight=0.0, class_drift_weight=0.0, freeze_head=False),
     ),
     **{
         name: Preset(model=model, gsim=_PUBLISHED_GSIM, learner=_PAPER, rl=_PAPER_ROLES, rl_learner=_PAPER_RL)

@@ -75,7 +75,7 @@ def test_both_stages_share_a_gpu(tmp_path):
     steps = ("--learner.steps", 4, "--rl-learner.steps", 4, "--figures.samples", 100)
     succeed(DISTILL, *QUICK, *QUICK_RL, *steps, "--rl.rewards", "pickscore:embedded/reward", *ROLES, "--out", tmp_path / "run")
     summary = json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))
-    assert summary["rl_updates"] == 4 and np.isfinite(summary["student_fd_after_rl"])
+    assert summary["rl_updates"] == 4 and np.isfinite(summary["student_fd"])
     rows = [json.loads(line) for line in (tmp_path / "run/metrics-rl.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(row["skipped"] == 0 and row["student/gradient_norm"] > 0 for row in rows)
     longer = ("--rl-learner.steps", 6, "--resume")

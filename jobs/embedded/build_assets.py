@@ -16,6 +16,7 @@ from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.fit import save_weights
 from marval_ray.files.images import read_images, to_tensor
 from marval_ray.files.places import portable
+from marval_ray.hub.exported import Index
 from marval_ray.hub.layout import described, load_model
 
 
@@ -38,6 +39,7 @@ def main(config: Config) -> None:
     if config.run:
         write_model(config.run / "student.safetensors", assets_index.STUDENT)
         write_model(config.run / "student-gsim.safetensors", assets_index.GSIM_STUDENT)
+        Index.read(config.run).write(assets_index.STUDENT.parent)
     slice_parquet(config.data / "latents-train.parquet", assets_index.LATENTS, config.images)
     slice_parquet(config.data / "train.parquet", assets_index.IMAGES, config.images)
     pixels, labels = read_images(config.data / "test.parquet")

@@ -45,7 +45,8 @@ class FiguresConfig:
     sets: int = 3
     """Sets of samples whose mean and standard error are the headline; they are drawn anew, so that nothing was chosen by them."""
     loops: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of AR loops at which the student is measured; the fewest of about the lowest FD by judge A are the headline's."""
+    """Numbers of AR loops at which the student is measured. The headline is of RL's, and without RL of the fewest of about the lowest FD by
+    judge A."""
     loop_sets: int = 1
     """Sets of samples at each of them."""
     per_class: int = 3
@@ -156,7 +157,8 @@ class Figures:
             self.teacher_rows = [row | {SPEED.name: factor * row[SPEED.name]} for row in self.teacher_rows]
 
     def distilled(self, student: Backbone) -> None:
-        """Draw pictures and take scores of a student that no stage follows, at each number of loops."""
+        """Draw pictures and take scores of a student that no stage follows, at each number of loops, and those of the headline at the
+        fewest that are about as good as the best."""
         self._draw("student after", self._student(student))
         self._final(student)
 
@@ -165,9 +167,10 @@ class Figures:
         self._measure("student before RL", student, loops, "before_rl")
 
     def reinforced(self, student: Backbone, loops: int) -> None:
-        """Draw pictures of the student after RL, and take its scores at each number of loops."""
-        self._measure("student after RL", student, loops, "after_rl")
-        self._final(student)
+        """Draw pictures of the student after RL; take its scores at each number of loops, and those of the headline at the one that RL
+        works with."""
+        self._draw("student after RL", self._student(student))
+        self._final(student, loops)
 
     def _measure(self, name: str, model: Backbone, loops: int, when: str) -> None:
         """Draw pictures of a student, and take its scores at one number of loops."""
@@ -185,13 +188,14 @@ class Figures:
         prompts = self._in_turn(model, sets * self.config.samples)
         return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, sets)[0]
 
-    def _final(self, student: Backbone) -> None:
-        """Take the final student's scores at each number of loops, and again at the fewest that are about as good as the best."""
+    def _final(self, student: Backbone, made_for: int | None = None) -> None:
+        """Take the final student's scores at each number of loops, and anew at the one that it was made for or, where no stage had one,
+        at the fewest that are about as good as the best."""
         if self.judges is None:
             return
         c = self.config
         self.student_rows = [self._row("student", student, loops, c.seed, c.loop_sets) for loops in c.loops]
-        headline = self._headline("student", student, frugal(self.student_rows)[LOOPS])
+        headline = self._headline("student", student, made_for or frugal(self.student_rows)[LOOPS])
         self.measured.append(Measured.of(headline, "student"))
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ TITLES = {
     ("teacher", ""): "Teacher, best setting",
     ("student", "before"): "Student before",
     ("student", "before_rl"): "Student before RL",
-    ("student", "after_rl"): "Student after RL",
-    ("student", ""): "Final student, fewest loops of its best FD",
+    ("student", ""): "Final student",
 }
 """What a run measures, by model and moment: no moment is the end of the run."""
 
