@@ -157,24 +157,22 @@ class Figures:
             self.teacher_rows = [row | {SPEED.name: factor * row[SPEED.name]} for row in self.teacher_rows]
 
     def distilled(self, student: Backbone) -> None:
-        """Draw pictures and take scores of a student that no stage follows, at each number of loops, and those of the headline at the
-        fewest that are about as good as the best."""
-        self._draw("student after", self._student(student))
-        self._final(student)
+        """Take scores of a student that no stage follows at each number of loops, and those of the headline, beside pictures, at the fewest
+        that are about as good as the best."""
+        self._final("student after", student)
 
     def before_rl(self, student: Backbone, loops: int) -> None:
         """Draw pictures of the student that RL starts from, and take its scores at the number of loops that RL works with."""
         self._measure("student before RL", student, loops, "before_rl")
 
     def reinforced(self, student: Backbone, loops: int) -> None:
-        """Draw pictures of the student after RL; take its scores at each number of loops, and those of the headline at the one that RL
+        """Take scores of the student after RL at each number of loops, and those of the headline, beside pictures, at the one that RL
         works with."""
-        self._draw("student after RL", self._student(student))
-        self._final(student, loops)
+        self._final("student after RL", student, loops)
 
     def _measure(self, name: str, model: Backbone, loops: int, when: str) -> None:
-        """Draw pictures of a student, and take its scores at one number of loops."""
-        self._draw(name, self._student(model))
+        """Draw pictures of a student, and take its scores, at one number of loops."""
+        self._draw(name, self._student(model).with_loops(loops))
         if self.judges is not None:
             self.measured.append(Measured.of(self._headline(name, model, loops), "student", when))
 
@@ -188,15 +186,15 @@ class Figures:
         prompts = self._in_turn(model, sets * self.config.samples)
         return measure(name, self._student(model).with_loops(loops), prompts, seed, self.judges, sets)[0]
 
-    def _final(self, student: Backbone, made_for: int | None = None) -> None:
+    def _final(self, name: str, student: Backbone, made_for: int | None = None) -> None:
         """Take the final student's scores at each number of loops, and anew at the one that it was made for or, where no stage had one,
-        at the fewest that are about as good as the best."""
-        if self.judges is None:
-            return
+        at the fewest that are about as good as the best; draw its pictures there, without judges at the last of all."""
         c = self.config
-        self.student_rows = [self._row("student", student, loops, c.seed, c.loop_sets) for loops in c.loops]
-        headline = self._headline("student", student, made_for or frugal(self.student_rows)[LOOPS])
-        self.measured.append(Measured.of(headline, "student"))
+        if self.judges is not None:
+            self.student_rows = [self._row("student", student, loops, c.seed, c.loop_sets) for loops in c.loops]
+            made_for = made_for or frugal(self.student_rows)[LOOPS]
+            self.measured.append(Measured.of(self._headline("student", student, made_for), "student"))
+        self._draw(name, self._student(student).with_loops(made_for or c.loops[-1]))
 
     def _summary(self, extra: dict[str, float]) -> dict[str, Any]:
         """Return all figures by name."""
