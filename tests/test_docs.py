@@ -91,6 +91,7 @@ ELSEWHERE = {
     "python jobs/status.py RUN": "is no name of a run",
     "python bench/ablations.py": "takes hours",
     "python bench/results.py": "takes ten minutes; tests/test_results.py",
+    "python bench/frontier.py": "takes a quarter of an hour",
     "python bench/over_optimisation.py": "takes a quarter of an hour; tests/test_over_optimisation.py",
     "python bench/encode.py": "takes minutes and all cores",
     "python bench/latents.py": "takes minutes and 6 GB of disk",

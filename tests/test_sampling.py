@@ -162,6 +162,22 @@ def test_guidance_reads_only_the_conditional_half():
     torch.testing.assert_close(got, x)
 
 
+def test_a_teacher_takes_fewer_steps_where_more_is_known():
+    annealed, head = Ancestral(steps=8, cfg=3.0, last_steps=2), CountingHead()
+    assert [annealed.steps_at(revealed) for revealed in (0.0, 0.5, 1.0)] == [8, 5, 2] and annealed.noise_steps == 8
+    assert Ancestral(steps=8).steps_at(1.0) == 8
+    z, initial, steps = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((4, 1), (2, 1), (8, 2, 1)))
+    got = annealed(head, z, initial, steps, revealed=0.5)
+    assert len(head.inputs) == 5
+    assert torch.equal(got, Ancestral(steps=5, cfg=3.0)(head, z, initial, steps[:5], revealed=0.5))
+
+
+@pytest.mark.parametrize("last_steps", [0, 9])
+def test_last_steps_beyond_the_first_ones_are_refused(last_steps):
+    with pytest.raises(ValueError, match=rf"last_steps must be from 1 to steps \(8\), got {last_steps}"):
+        Ancestral(steps=8, last_steps=last_steps)
+
+
 def test_guidance_scale():
     assert Ancestral(cfg=3.0).scale(0.25) == 1.5
     assert Ancestral(cfg=3.0, cfg_schedule="constant").scale(0.25) == 3.0

@@ -171,22 +171,37 @@ class Chain:
 
 @dataclass(frozen=True)
 class Ancestral(Chain):
-    """The teacher: a chain with learned variance. temperature scales the noise of each reverse step, not the initial noise."""
+    """The teacher: a chain with learned variance. temperature scales the noise of each reverse step, not the initial noise.
+
+    last_steps: how many reverse steps the tokens of the last loop get, `steps` being those of the first: what is nearly determined by the
+    tokens around it needs fewer (DiSA, arXiv 2505.20297; there by the number of the loop, here by the share of known tokens).
+    """
 
     temperature: float = 1.0
+    last_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last_steps is not None and not 1 <= self.last_steps <= self.steps:
+            raise ValueError(f"last_steps must be from 1 to steps ({self.steps}), got {self.last_steps}")
 
     @property
     def noise_steps(self) -> int:
         return self.steps
 
+    def steps_at(self, revealed: float) -> int:
+        """Return the number of reverse steps of a loop after which the share `revealed` of an image's tokens is known."""
+        return self.steps if self.last_steps is None else round(self.steps + (self.last_steps - self.steps) * revealed)
+
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
         revealed: float,
     ) -> Float[Tensor, "N D"]:  # fmt: skip
-        diffusion = cosine_diffusion(self.steps, z.device)
+        count = self.steps_at(revealed)
+        diffusion = cosine_diffusion(count, z.device)
         condition = head.condition(z)
         x = initial
-        for noise, index in zip(steps, reversed(range(self.steps))):
+        for noise, index in zip(steps, reversed(range(count))):
             eps, v = self.guided_noise(head, x, diffusion.timesteps[index : index + 1], condition, revealed)
             x = self.reverse_step(x, eps, v, noise, index, diffusion)
         return x

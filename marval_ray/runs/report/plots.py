@@ -15,7 +15,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from marval_ray.evaluation.metrics import BY_JUDGE, FD, SPEED, by_b
 from marval_ray.files.atomic import atomic_path
 
-COLOURS = {"teacher": "#d1600a", "student": "#1668b3"}
+ACCELERATED = "teacher, accelerated"
+COLOURS = {"teacher": "#d1600a", ACCELERATED: "#8a5cb8", "student": "#1668b3"}
 DPI = 110
 PER_ROW = 3
 """Small plots side by side."""
@@ -106,9 +107,11 @@ def plot_frontier(path: Path, rows: list[dict[str, Any]], unit: float = 1.0) -> 
     figure = Figure((4.8 * len(judges), 3.8), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(judges), squeeze=False)[0], judges):
         for model, colour in COLOURS.items():
-            points = sorted((row["n_ar"], row[SPEED.name] / unit, row[name]) for row in rows if row["model"] == model and name in row)
-            axis.plot([speed for _, speed, _ in points], [fd for *_, fd in points], "o-", color=colour, label=model, markersize=5)
-            for loops, speed, fd in points:
+            points = sorted((row[SPEED.name] / unit, row["n_ar"], row[name]) for row in rows if row["model"] == model and name in row)
+            if not points:
+                continue
+            axis.plot([speed for speed, *_ in points], [fd for *_, fd in points], "o-", color=colour, label=model, markersize=5)
+            for speed, loops, fd in points:
                 axis.annotate(f"{loops}", (speed, fd), textcoords="offset points", xytext=(4, 4), fontsize=7, color=colour)
         axis.set_title(f"{BY_JUDGE[name].title} ({FD.better} is better)", fontsize=10, loc="left")
         axis.set_xlabel("speed, teacher's best setting = 1" if unit != 1 else SPEED.title, fontsize=9)
