@@ -1,6 +1,7 @@
 """Command lines: tyro parses, and a user's mistake becomes one line on stderr."""
 
 import io
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Collection, Sequence
@@ -22,13 +23,16 @@ def run(
     """Parse `config_type` from the command line and call `main`.
 
     Wrong options end the process with exit code 2, and ValueError and OSError, which are mistakes that the user can
-    cure, with 1; both after one line, `error: ...`.
+    cure, with 1; both after one line, `error: ...`. Ctrl-C ends it with 130, as shells say it.
     """
     config = parse(config_type, description, {} if default is None else {"default": default})
     try:
         main(settled(config))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def preset_of(names: Collection[str], arguments: Sequence[str] | None = None) -> str:
