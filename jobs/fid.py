@@ -117,10 +117,10 @@ class Folder:
 def main(config: Config) -> None:
     with locked(Storage.of(str(config.out))):
         SeparateRewards.check(config.rewards)
-        inception, reference = Inception.load(config.inception), Reference.load(config.reference)
         stored = open_images(config.images) if config.images else None
         generation = None if stored else config.generation()
         prompts = prompts_to_draw(config, generation) if generation else prompts_of_stored(config, stored)
+        inception, reference = Inception.load(config.inception), Reference.load(config.reference)
         check(config, stored, generation, reference, len(prompts))
         loops = generation.loops if generation else None
         folder = begin(config, loops)
