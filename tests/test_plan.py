@@ -116,7 +116,7 @@ def test_so_do_they_under_zero(stage, tmp_path):
 @pytest.mark.parametrize("last", [1, 4, 8])
 @pytest.mark.parametrize("recompute", [True, False])
 def test_replays_take_what_was_counted(last, recompute):
-    rl, learner = replace(TINY.rl, last=last, recompute=recompute), LearnerConfig(batch=8)
+    rl, learner = replace(TINY.rl, loops=(8,), last=last, recompute=recompute), LearnerConfig(batch=8)
     student = Student(TINY.model.family.build(TINY.model))
     student.backbone.head.requires_grad_(not rl.freeze_head)
     initial = Student(TINY.model.family.build(TINY.model)).requires_grad_(False)

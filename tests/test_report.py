@@ -169,7 +169,7 @@ def test_page_holds_everything_and_loads_nothing(tmp_path):
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == path.read_bytes()
     assert "Run &lt;1&gt;" in text and "A &amp; B &lt;grid&gt;." in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    assert page.tags.count("tr") == 1 + 5 + 1 + len(ROWS) + len(SUMMARY) and page.tags.count("details") == 2
+    assert page.tags.count("tr") == 1 + 4 + 1 + len(ROWS) + len(SUMMARY) and page.tags.count("details") == 2
     figures = ("<td>12.50</td>", "<td>141.25</td>", "<td>7.77</td>", "<td>0.930</td>", "123 ×", "at N_AR = 4", "5.5 min", "<td>7.31</td>")
     figures += ("+1.25", "RL 2.0 min")
     for shown in (*figures, "&#34;seed&#34;: 7"):
