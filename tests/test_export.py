@@ -25,6 +25,8 @@ from marval_ray.types import Prompts
 
 EXPORT, SAMPLE = "jobs/export.py", "jobs/sample.py"
 STUDENT = assets_index.STUDENT
+NO_INDEX = shutil.ignore_patterns("model_index.json")
+"""Of a folder as older runs left it."""
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match=r"is no folder: of a model on the Hub give what huggingface_hub.snapshot_download"):
         MarvalPipeline.from_pretrained("somebody/model")
     with pytest.raises(ValueError, match=r"has no model_index.json, .*: `python jobs/export.py .* --to FOLDER` writes one"):
-        MarvalPipeline.from_pretrained(shutil.copytree(STUDENT.parent, tmp_path / "older", ignore=shutil.ignore_patterns("model_index.json")))
+        MarvalPipeline.from_pretrained(shutil.copytree(STUDENT.parent, tmp_path / "older", ignore=NO_INDEX))
     shutil.copytree(exported, tmp_path / "other")
     (tmp_path / "other" / "student.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no student.safetensors or student-gsim.safetensors now: fetch the whole of it"):
@@ -153,7 +155,7 @@ def test_folders_that_are_not_whole_are_refused(exported, tmp_path):
 
 
 def test_the_card_says_how_it_was_made_and_names_no_folder_of_this_machine(tmp_path):
-    run = shutil.copytree(STUDENT.parent, tmp_path / "run", ignore=shutil.ignore_patterns("model_index.json"))
+    run = shutil.copytree(STUDENT.parent, tmp_path / "run", ignore=NO_INDEX)
     told = json.loads((run / "config.json").read_text()) | {
         "teacher": "/home/somebody/mar.pth", "stages": ["gsim", "rl"], "gsim": {"w": 2.5, "w_schedule": "linear"},
         "learner": {"steps": 1000, "batch": 8, "workers": 4, "lr": 1e-5}, "rl_learner": {"steps": 50},
