@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from marval_ray import cli
-from marval_ray.embedded import assets_index
+from marval_ray.embedded.shipped_judges import CLOTHES
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import BY_JUDGE, error_of, markdown_table
 from marval_ray.files.images import read_images, to_tensor
@@ -25,9 +25,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    judges = Judges.load(
-        (assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)
-    )
+    judges = Judges.load(*CLOTHES)
     pixels, classes = read_images(config.images)
     lines = []
     for size in config.sizes:

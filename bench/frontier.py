@@ -18,6 +18,7 @@ from records import DEFAULT, checksum, write
 from marval_ray import cli
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
+from marval_ray.embedded.shipped_judges import CLOTHES
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, SPEED, by_b, error_of, markdown_table
 from marval_ray.evaluation.sweep import Row, images_per_second, measure
@@ -30,12 +31,12 @@ from marval_ray.types import Prompts
 USUAL = assets_index.teacher_sampler()
 USUAL_LOOPS = (64, 16, 8)
 REVEAL = DEFAULT.model.student_reveal
-FAST = {
+FAST = (
     (64, 50, 5, None), (16, 50, 5, None), (8, 50, 5, None), (8, 25, None, None), (8, 25, 5, None),
     (8, 25, 5, REVEAL), (6, 25, None, REVEAL), (6, 25, 5, REVEAL), (4, 25, 5, REVEAL), (4, 12, 4, REVEAL),
-}  # fmt: skip
+)  # fmt: skip
 """Of the accelerated teacher: loops, steps of the first and of the last loop, p of 1 - u^p."""
-LOOPS = (2, 3, 4, 6, 8)
+LOOPS = (8, 6, 4, 3, 2)
 """Of the student."""
 COLUMNS = (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
 
@@ -53,8 +54,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    models = list(generations())
-    rows = [measured(config, model, generation) for model, generation in models]
+    models, judges = list(generations()), Judges.load(*CLOTHES)
+    rows = [measured(config, judges, model, generation) for model, generation in models]
     prompts = Prompts.classes_in_turn(DEFAULT.model.num_classes, models[0][1].batch)
     for _ in range(config.rounds):
         for row, (_, generation) in zip(rows, models):
@@ -75,14 +76,14 @@ def generations() -> Iterator[tuple[str, Generation]]:
     teacher, student = (load_model(path, DEFAULT.model) for path in (assets_index.TEACHER, assets_index.STUDENT))
     usual = Generation(teacher, codec, USUAL, 64)
     yield from (("teacher", usual.with_loops(loops)) for loops in USUAL_LOOPS)
-    for loops, steps, last, reveal in sorted(FAST, key=lambda one: (-one[0], -one[1], -(one[2] or one[1]), one[3] or 0)):
+    for loops, steps, last, reveal in FAST:
         sampler = replace(USUAL, steps=steps, last_steps=last, reveal=reveal)
         yield ACCELERATED, replace(usual.with_loops(loops), sampler=sampler)
-    yield from (("student", student_generation(student, codec, loops)) for loops in reversed(LOOPS))
+    yield from (("student", student_generation(student, codec, loops)) for loops in LOOPS)
 
 
-def measured(config: Config, model: str, generation: Generation) -> Row:
-    """Return the row of a model without its speed, from the records when they have one of the same settings."""
+def measured(config: Config, judges: Judges, model: str, generation: Generation) -> Row:
+    """Return the row of a model without its speed: as shipped, from the records when they have one of the same settings, or anew."""
     shown = {"model": model, "n_ar": generation.loops, "sampling": sampling(generation)}
     if model == "teacher":
         rows = json.loads(assets_index.TEACHER_FIGURES.read_text(encoding="utf-8"))["rows"]
@@ -98,7 +99,6 @@ def measured(config: Config, model: str, generation: Generation) -> Row:
         if record["settings"] == settings:
             return record["row"] | shown
     prompts = Prompts.classes_in_turn(DEFAULT.model.num_classes, config.samples * config.sets)
-    judges = Judges.load((assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B))
     row = without_speed(measure(model, generation, prompts, config.seed, judges, config.sets)[0])
     write_json(config.records, [*records, {"settings": settings, "row": row}])
     return row | shown

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
+from marval_ray.embedded.shipped_judges import CLOTHES
 from marval_ray.evaluation.judges import Figures, Judges
 from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, error_of, markdown_table
 from marval_ray.evaluation.scores import Scores
@@ -61,9 +62,7 @@ class Course:
 
 
 def main(config: Config) -> None:
-    judges = Judges.load(
-        (assets_index.CLASSIFIER, assets_index.REFERENCE), (assets_index.CLASSIFIER_B, assets_index.REFERENCE_B)
-    )
+    judges = Judges.load(*CLOTHES)
     courses = [course(title, options, judges, config) for title, options in VARIANTS.items()]
     picture = config.document.parent / "images/over-optimisation.png"
     plot(picture, courses)
