@@ -58,3 +58,22 @@ def test_a_linear_schedule_guides_by_what_is_known(known, w):
     linear = generator_loss(GSIMConfig(w=4.0, w_schedule="linear"), known)
     torch.testing.assert_close(linear, generator_loss(GSIMConfig(w=w), known))
     assert (linear - generator_loss(GSIMConfig(w=4.0), known)).abs() > 1e-3
+
+
+def test_a_frozen_backbone_is_read_once_for_all(monkeypatch):
+    """The auxiliary network's and the student's backbones are the teacher's; their heads are not."""
+    teacher, heads = random_model(0), [random_model(seed).head.state_dict() for seed in (1, 2)]
+    auxiliary, student = (random_model(0) for _ in heads)
+    for model, head in zip((auxiliary, student), heads):
+        model.head.load_state_dict(head)
+    calls, conditions = [], MAR.conditions
+    monkeypatch.setattr(MAR, "conditions", lambda model, context: calls.append(model) or conditions(model, context))
+    losses = []
+    for config, one_backbone in ((GSIMConfig(w=2.0), False), (GSIMConfig(w=2.0, freeze_backbone=True), True)):
+        matcher = ScoreMatcher(
+            config=config, teacher=teacher, auxiliary=Still(Denoiser(auxiliary)), update=lambda loss, step: loss, contexts=Same(4),
+            batch=4, seed=0, rank=0, all_finite=lambda *values: True, one_backbone=one_backbone,
+        )  # fmt: skip
+        losses.append(matcher.match(Student(student), 0).metrics["generator/loss"])
+    assert torch.equal(*losses)
+    assert len(calls) == 5 + 2 and calls[5:] == [teacher, teacher]  # with its prompt and without

@@ -47,8 +47,8 @@ class GSIMRun:
         return GSIMLearner(self, device)
 
 
-def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> ScoreMatcher:
-    """Return what matches the student of `learner` to the teacher, with an auxiliary network under DeepSpeed."""
+def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner, one_backbone: bool = False) -> ScoreMatcher:
+    """Return what matches the student of `learner` to the teacher, with an auxiliary network under DeepSpeed. one_backbone: as there."""
     config, family = learner.config, model.family
     contexts = family.contexts(matching.data, model, learner.rank, learner.world, matching.texts)
     teacher = family.read(matching.teacher, model).eval().requires_grad_(False).to(learner.device)
@@ -59,7 +59,7 @@ def make_matcher(matching: Matching, model: FamilyConfig, learner: Learner) -> S
 
     return ScoreMatcher(
         config=matching.gsim, teacher=teacher, auxiliary=auxiliary, update=learn, contexts=contexts, batch=config.batch,
-        seed=learner.seed, rank=learner.rank, all_finite=learner.all_finite,
+        seed=learner.seed, rank=learner.rank, all_finite=learner.all_finite, one_backbone=one_backbone,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ class GSIMLearner(Learner):
 
     def __init__(self, run: GSIMRun, device: torch.device):
         super().__init__(run.matching.network(run.model), run.learner, run.seed, device)
-        self.matcher = make_matcher(run.matching, run.model, self)
+        self.matcher = make_matcher(run.matching, run.model, self, one_backbone=run.matching.gsim.freeze_backbone)
 
     @property
     def engines(self) -> dict[str, deepspeed.DeepSpeedEngine]:

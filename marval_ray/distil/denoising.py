@@ -8,6 +8,7 @@ from torch import Tensor
 
 from marval_ray.diffusion.loss import denoising_loss
 from marval_ray.diffusion.schedule import TRAINING_STEPS, Diffusion
+from marval_ray.distil.reading import Read, z_of
 from marval_ray.families.base import Backbone, Context
 from marval_ray.loss import Loss
 
@@ -32,12 +33,12 @@ class Noising:
 
 
 def context_loss(
-    backbone: Backbone, context: Context, x_0: Float[Tensor, "B P D"], noising: Noising, diffusion: Diffusion
+    backbone: Backbone, context: Context | Read, x_0: Float[Tensor, "B P D"], noising: Noising, diffusion: Diffusion
 ) -> Loss:
     """Return the loss of denoising `x_0` at the hidden positions of `context`; `noising` may have several draws (t, e) for each token.
 
     `x_0` are the real tokens for a teacher and detached student tokens for the auxiliary network (MAR, arXiv 2406.11838, section 3.2).
     """
-    z, rows = backbone.conditions(context), x_0.flatten(0, 1)
+    z, rows = z_of(backbone, context), x_0.flatten(0, 1)
     repeats = len(noising.t) // len(rows)
     return denoising_loss(backbone.head, rows.repeat(repeats, 1), z.repeat(repeats, 1), noising.t, noising.noise, diffusion)

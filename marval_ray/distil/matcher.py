@@ -17,6 +17,7 @@ from marval_ray.diffusion.samplers import guidance_scale, guided
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import Noising
 from marval_ray.distil.gsim import GeneratorStep, gsim_generator
+from marval_ray.distil.reading import Read, z_of
 from marval_ray.draws import rank_generator
 from marval_ray.families.base import Backbone, Context, Contexts, Predict
 from marval_ray.loss import Loss
@@ -58,7 +59,7 @@ class ScoreMatcher:
     """GSIM's part of an update, on one rank.
 
     update: one optimiser step of `auxiliary` on a loss at the student's update of that number; gives the gradient's norm.
-    batch: images a rank. all_finite: whether all values are finite on every rank.
+    batch: images a rank. one_backbone: the student's is frozen like the others', so that contexts are read once. all_finite: whether all values are finite on every rank.
     """
 
     config: GSIMConfig
@@ -70,6 +71,7 @@ class ScoreMatcher:
     seed: int
     rank: int
     all_finite: Callable[..., bool]
+    one_backbone: bool = False
 
     def match(self, student: Predict, step: int) -> Match:
         """Update the auxiliary network `auxiliary_updates` times, then find the loss of the student's update `step`."""
@@ -77,11 +79,12 @@ class ScoreMatcher:
         bad: list[str] = []
         for index in range(updates):
             drawn = self._draw(step, index)
+            read = self._read(drawn.context)
             # The student's update reuses the tokens of the last pass.
             with torch.set_grad_enabled(index == updates - 1):
-                x_0 = student(drawn.context, drawn.noise)
-            metrics = self._learn(drawn, x_0.detach(), step, bad)
-        generated = self._generator_step(drawn, x_0.detach())
+                x_0 = student(read if self.one_backbone else drawn.context, drawn.noise)
+            metrics = self._learn(read, x_0.detach(), drawn.learnt, step, bad)
+        generated = self._generator_step(read, x_0.detach(), drawn)
         loss = generated.surrogate(x_0).named("generator")
         if self.all_finite(generated.gradient, generated.metrics["loss"]):
             return Match(loss, metrics | loss.metrics, bad)
@@ -98,25 +101,32 @@ class ScoreMatcher:
         matched = Noising.draw(tokens, channels, generator, config.t_min, config.t_max)
         return Pass(context.to(device), noise.to(device), learnt.to(device), matched.to(device))
 
-    def _learn(self, drawn: Pass, x_0: Float[Tensor, "N D"], step: int, bad: list[str]) -> dict[str, Tensor]:
+    def _read(self, context: Context) -> Context | Read:
+        """Return a context with its z where the auxiliary network's backbone is frozen, and so the teacher's."""
+        if not self.config.freeze_backbone:
+            return context
+        with torch.no_grad(), autocast_on_gpu(self.teacher.device):
+            return Read(context, self.teacher.conditions(context))
+
+    def _learn(self, context: Context | Read, x_0: Float[Tensor, "N D"], noising: Noising, step: int, bad: list[str]) -> dict[str, Tensor]:
         """Update the auxiliary network on the student's tokens; return metrics. A loss that is not finite is skipped and noted in `bad`."""
-        value, metrics = self.auxiliary(drawn.context, x_0.unflatten(0, drawn.context.hidden.shape), drawn.learnt)
+        value, metrics = self.auxiliary(context, x_0.unflatten(0, context.hidden.shape), noising)
         loss = Loss(value, metrics).named("auxiliary")
         if not self.all_finite(loss.value):
             bad.append("auxiliary loss")
             return loss.metrics
         return loss.metrics | {"auxiliary/gradient_norm": self.update(loss.value, step)}
 
-    def _generator_step(self, drawn: Pass, x_0: Float[Tensor, "N D"]) -> GeneratorStep:
+    def _generator_step(self, read: Context | Read, x_0: Float[Tensor, "N D"], drawn: Pass) -> GeneratorStep:
         """Find the gradient at the student's tokens; both backbones run without gradient, as z depends on the context alone."""
         config, teacher, psi, context = self.config, self.teacher, self.auxiliary.module.backbone, drawn.context
         w = guidance_scale(config.w, config.w_schedule, 1 - context.hidden.shape[1] / teacher.config.num_tokens)
         with autocast_on_gpu(x_0.device):
             with torch.no_grad():
-                z_teacher = teacher.conditions(context)
+                z_teacher = z_of(teacher, read)
                 # With w = 1 nobody looks at the unconditional score.
                 z_null = None if config.w == 1 else teacher.conditions(teacher.unconditional(context))
-                z_psi = z_teacher if config.freeze_backbone else psi.conditions(context)  # both began as the teacher
+                z_psi = z_of(psi, read)
 
             def teacher_noise(x_t: Float[Tensor, "N D"], t: Int64[Tensor, " N"]) -> Float[Tensor, "N D"]:
                 conditional, _ = teacher.head(x_t, t, z_teacher)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from marval_ray.diffusion.schedule import cosine_diffusion
 from marval_ray.distil.denoising import Noising, context_loss
+from marval_ray.distil.reading import Read, z_of
 from marval_ray.families.base import Backbone, Context
 
 
@@ -21,7 +22,7 @@ class Student(nn.Module):
         """Return x_0 of the hidden tokens of a `Context`, row by row, from n ~ N(0, I); of `Choices`, without n, log pi of all codes."""
         if noise is None:
             return context.log_probs(self.backbone)
-        z = self.backbone.conditions(context)
+        z = z_of(self.backbone, context)
         return self.backbone.one_step.predict(self.backbone.head, z, noise)
 
 
@@ -33,7 +34,7 @@ class Denoiser(nn.Module):
         self.backbone = backbone
 
     def forward(
-        self, context: Context, x_0: Float[Tensor, "B P D"], noising: Noising
+        self, context: Context | Read, x_0: Float[Tensor, "B P D"], noising: Noising
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss, metrics): plain containers, because DeepSpeed looks for tensors in what `forward` returns."""
         loss = context_loss(self.backbone, context, x_0, noising, cosine_diffusion(device=x_0.device))

@@ -52,11 +52,11 @@ class Pull:
         self.model, self.gsim = c, gsim
         self.teacher, self.auxiliary = build(c).requires_grad_(False), Denoiser(trained(c, gsim))
 
-    def matcher(self, learner: LearnerConfig, gpu: bool, hidden: int) -> ScoreMatcher:
+    def matcher(self, learner: LearnerConfig, gpu: bool, hidden: int, one_backbone: bool = False) -> ScoreMatcher:
         engine = Engine(self.auxiliary, learner, gpu)
         return ScoreMatcher(
             config=self.gsim, teacher=self.teacher, auxiliary=engine, update=engine.update, contexts=Hidden(self.model, hidden),
-            batch=learner.batch, seed=0, rank=0, all_finite=lambda *values: True,
+            batch=learner.batch, seed=0, rank=0, all_finite=lambda *values: True, one_backbone=one_backbone,
         )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _gsim_learner(c: ModelConfig, gsim: GSIMConfig, learner: LearnerConfig, gpu:
         network, pull = Student(trained(c, gsim)), Pull(c, gsim)
         average = floats(parameters_of(c))
         weights = live.live
-        student, matcher = Engine(network, learner, gpu), pull.matcher(learner, gpu, hidden)
+        student, matcher = Engine(network, learner, gpu), pull.matcher(learner, gpu, hidden, gsim.freeze_backbone)
         optimiser = live.live - weights
         student.update(matching_loss(matcher, student))
         del average
