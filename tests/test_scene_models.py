@@ -144,11 +144,14 @@ def test_a_teacher_goes_on_to_the_same_numbers_is_measured_and_trains_a_reward(s
     assert same(whole / "codec", tokenizer, "model.safetensors") and not (whole / "codec" / "state.pt").exists()
     assert {"vae": "./codec", "texts": "./text_encoder"}.items() <= json.loads((whole / "config.json").read_text(encoding="utf-8")).items()
 
-    options = ("--loops", 2, "--steps", 2, "--samples", 4, "--batch", 3, "--shown", 2)
-    told = succeed(FIGURES, "--teacher", whole, "--cfg", 1.0, 2.0, *options)
-    rows = json.loads((whole / "figures.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["cfg"] for row in rows] == [1, 2] and all(0 <= row["accuracy"] <= 1 and row["fd"] > 0 for row in rows)
-    assert len(re.findall("cfg ", told)) == 2
+    options = ("--choice-samples", 4, "--choice-loops", 2, "--loops", 2, 3, "--steps", 2, "--samples", 3, "--sets", 2, "--batch", 3)
+    told = succeed(FIGURES, "--teacher", whole, "--cfg", 1.0, 2.0, *options, "--shown", 2)
+    figures = json.loads((whole / "figures.json").read_text(encoding="utf-8"))
+    tried = figures["choice"]
+    assert [row["cfg"] for row in tried] == [1, 2] and all(0 <= row["accuracy"] <= 1 and row["fd"] > 0 for row in tried)
+    assert figures["sampler"]["cfg"] == min(tried, key=lambda row: row["fd"])["cfg"] and len(re.findall("cfg ", told)) == 2
+    assert [(row["n_ar"], row["samples"], row["sets"]) for row in figures["rows"]] == [(2, 3, 2), (3, 3, 2)]
+    assert all(row["fd_b_se"] > 0 for row in figures["rows"])
     assert Image.open(whole / "samples.png").size == (8 * 136, 172)
 
     steps = ("--contrastive-steps", 1, "--preference-steps", 7, "--batch", 2, "--samples", 2, "--teacher-samples", 4)

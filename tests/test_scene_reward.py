@@ -10,7 +10,7 @@ from commands import refuse, succeed
 
 from jobs.embedded import train_scene_reward, train_scene_tokenizer
 from marval_ray.embedded import scene_texts
-from marval_ray.embedded.clip_training import Cycle, new_clip, new_tokenizer
+from marval_ray.embedded.clip_training import Cycle, new_clip, new_tokenizer, show_places
 from marval_ray.embedded.scene_pairs import ScenePairs, changed, drawn, neighbour
 from marval_ray.families.dcar.presets import SCENES_TOKENIZER
 from marval_ray.families.dcar.tokenizer import DCHT
@@ -34,6 +34,15 @@ def tokenizer(tmp_path_factory):
 def new_reward() -> CLIPReward:
     torch.manual_seed(0)
     return CLIPReward(*new_clip(SIZE, train_scene_reward.VISION, train_scene_reward.TEXT, scene_texts.prompts()))
+
+
+def test_places_are_as_large_as_what_patches_hold():
+    reward, (images, _) = new_reward(), drawn(0, 0, 8, "train")
+    parts = reward.model.vision_model.embeddings
+    patches, places = parts.patch_embedding(images), parts.position_embedding.weight
+    assert patches.std() > 8 * places.std()
+    show_places(reward.model)
+    assert patches.std() < 2 * places.std()
 
 
 def differing(a: Scene, b: Scene) -> list[str]:

@@ -1,39 +1,29 @@
-"""Measure a teacher of scenes: what judge A sees in its pictures of held-out prompts, by guidance, and a page of them.
+"""Measure a teacher of scenes: choose its guidance by judge A, then take the figures of both judges at several N_AR.
 
-    python jobs/embedded/scene_teacher_figures.py --cfg 2 3 4
+    python jobs/embedded/scene_teacher_figures.py --cfg 1.5 2 3
 
-Writes figures.json and, with the best guidance, samples.png into the teacher's folder.
+All pictures are of held-out prompts. Writes figures.json and, with the best guidance, samples.png into the teacher's folder.
 """
 
-import time
-from dataclasses import dataclass, replace
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from tqdm import tqdm
 
 from marval_ray import cli
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.device import own_device
 from marval_ray.diffusion.samplers import Ancestral
-from marval_ray.draws import Draws
-from marval_ray.embedded import assets_index, scene_texts
+from marval_ray.embedded import scene_texts, shipped_judges
 from marval_ray.embedded.sheet import sheet
-from marval_ray.evaluation.evaluators import load_evaluator
-from marval_ray.families.dcar.codec import DCHTCodec
-from marval_ray.families.dcar.family import FAMILY
-from marval_ray.families.dcar.loop import sample_loops
-from marval_ray.families.dcar.model import DCAR
-from marval_ray.families.dcar.text import TextEncoder
+from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.sweep import Row, best, measure
+from marval_ray.families.generation import Generation
 from marval_ray.files.atomic import atomic_path, write_json
-from marval_ray.files.fit import load_strictly
 from marval_ray.files.images import to_pixels
-from marval_ray.files.tensors import read_state
-from marval_ray.files.text import read_json
 from marval_ray.hub.exported import CODEC
-from marval_ray.hub.layout import CONFIG
+from marval_ray.hub.layout import load_model
 from marval_ray.scenes.drawing import draw
 from marval_ray.types import Prompts
 
@@ -41,74 +31,73 @@ from marval_ray.types import Prompts
 @dataclass(frozen=True)
 class Config:
     teacher: Path = Path("runs/scene-teacher")
-    cfg: tuple[float, ...] = (2.0, 3.0, 4.0)
-    """Guidance, of codes and of residuals alike."""
-    loops: int = 12
+    cfg: tuple[float, ...] = (1.5, 2.0, 3.0)
+    """Guidance, of codes and of residuals alike; the one of the lowest FD wins."""
+    temperatures: tuple[float, ...] = (1.5,)
+    """Of the codes' Gumbel noise in the first loop; each is tried with each guidance."""
+    choice_samples: int = 500
+    choice_loops: int = 12
     steps: int = 32
+    """Reverse steps of residuals."""
     clip: float | None = 1.0
     """Keep residuals within so many of their deviations at each step, as DC-AR does."""
+    loops: tuple[int, ...] = (6, 8, 12)
+    """Measured under the guidance that won."""
     samples: int = 500
+    """Of a set."""
+    sets: int = 3
     batch: int = 50
     shown: int = 40
-    seed: int = 0
+    seed: int = 1_000
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        check_at_least(1, self, "loops", "steps", "batch", "shown", prefix="--")
-        check_at_least(2, self, "samples", prefix="--")
-
-
-@dataclass(frozen=True)
-class Painter:
-    """All that draws pictures of prompts."""
-
-    model: DCAR
-    texts: TextEncoder
-    codec: DCHTCodec
-
-    @classmethod
-    def read(cls, folder: Path, device: torch.device) -> "Painter":
-        """Read what jobs/embedded/train_scene_teacher.py wrote. Raises ValueError when something is missing or does not fit."""
-        c = FAMILY.config(read_json(folder / CONFIG)["model"])
-        model, weights = DCAR(c), folder / "teacher.safetensors"
-        load_strictly(model, read_state(weights), weights)
-        texts, codec = TextEncoder.load(folder / scene_texts.FOLDER, c), DCHTCodec.read(folder / CODEC, c)
-        return cls(model.to(device), texts.to(device), codec.to(device))
-
-    @torch.inference_mode()
-    def paint(self, prompts: Prompts, first: int, sampler: Ancestral, config: Config) -> Float[Tensor, "N 3 64 64"]:
-        """Return images in [-1, 1] of the prompts, drawn as numbers `first` on of the seed."""
-        draws = Draws(config.seed, tuple(range(first, first + len(prompts))))
-        *_, tokens = sample_loops(self.model, sampler, self.texts(prompts), draws, config.loops)
-        return self.codec.decode(tokens).cpu()
+        check_at_least(1, self, "choice_loops", "steps", "batch", "shown", "sets", prefix="--")
+        check_at_least(2, self, "choice_samples", "samples", prefix="--")
 
 
 def main(config: Config) -> None:
-    painter = Painter.read(config.teacher, own_device())
-    judge = load_evaluator(assets_index.SCENE_CLASSIFIER, assets_index.SCENE_REFERENCE)
-    prompts = Prompts(tuple(draw(config.seed, index, "held-out")[0].prompt() for index in range(config.samples)))
-    rows, best = [], -1.0
-    for w in config.cfg:
-        began = time.monotonic()
-        images = painted(painter, prompts, w, config)
-        row = {"cfg": w, "images_per_second": len(images) / (time.monotonic() - began)} | judge.score(images, prompts).known()
-        print(", ".join(f"{name} {value:.3f}" for name, value in row.items()), flush=True)
+    judges = Judges.load(*shipped_judges.SCENES)
+    chosen = held_out(config.choice_samples, config.seed)
+    choice = []
+    for w, temperature in product(config.cfg, config.temperatures):
+        row, _ = measure("teacher", generation_of(config, w, temperature), chosen, config.seed, judges)
+        choice.append({"cfg": w, "temperature": temperature} | row)
+        print(said(choice[-1]), flush=True)
+    won = best(choice)
+    generation = generation_of(config, won["cfg"], won["temperature"])
+    prompts, rows = held_out(config.sets * config.samples, config.seed + 1), []
+    for loops in config.loops:
+        row, images = measure("teacher", generation.with_loops(loops), prompts, config.seed + 1, judges, config.sets)
         rows.append(row)
-        if row["accuracy"] > best:
-            best, shown = row["accuracy"], images[: config.shown]
-    settings = {"loops": config.loops, "steps": config.steps, "clip": config.clip, "samples": config.samples, "seed": config.seed}
-    write_json(config.teacher / "figures.json", settings | {"rows": rows})
+        print(said(row), flush=True)
+    command = shlex.join(["python", "jobs/embedded/scene_teacher_figures.py", *sys.argv[1:]])
+    drawn = {"sampler": asdict(sampler_of(config, won["cfg"])), "temperature": won["temperature"]}
+    write_json(config.teacher / "figures.json", {"command": command} | drawn | {"choice": choice, "rows": rows})
     with atomic_path(config.teacher / "samples.png") as temporary:
-        sheet(list(to_pixels(shown)), prompts[: config.shown].texts).save(temporary, "PNG", optimize=True)
+        sheet(list(to_pixels(images[: config.shown])), prompts[: config.shown].texts).save(temporary, "PNG", optimize=True)
 
 
-def painted(painter: Painter, prompts: Prompts, w: float, config: Config) -> Float[Tensor, "N 3 64 64"]:
-    """Return a picture of each prompt under guidance w."""
-    model = painter.model
-    model.config = replace(model.config, code_guidance=w)
-    sampler = Ancestral(steps=config.steps, cfg=w, cfg_schedule="constant", clip_x0=config.clip)
-    firsts = tqdm(range(0, len(prompts), config.batch), desc=f"guidance {w}")
-    return torch.cat([painter.paint(prompts[first : first + config.batch], first, sampler, config) for first in firsts])
+def held_out(count: int, seed: int) -> Prompts:
+    """Return prompts of combinations that nothing trains on."""
+    return Prompts(tuple(draw(seed, index, "held-out")[0].prompt() for index in range(count)))
+
+
+def generation_of(config: Config, w: float, temperature: float) -> Generation:
+    """Read what jobs/embedded/train_scene_teacher.py wrote, to draw under guidance w. Raises ValueError when a file does not fit."""
+    device, folder = own_device(), config.teacher
+    model = load_model(folder / "teacher.safetensors").to(device).eval()
+    model.config = replace(model.config, code_guidance=w, code_temperature=temperature)
+    codec = model.config.family.codec(folder / CODEC, model.config).to(device)
+    return Generation(model, codec, sampler_of(config, w), config.choice_loops, config.batch, folder / scene_texts.FOLDER)
+
+
+def sampler_of(config: Config, w: float) -> Ancestral:
+    return Ancestral(steps=config.steps, cfg=w, cfg_schedule="constant", clip_x0=config.clip)
+
+
+def said(row: Row) -> str:
+    return ", ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from marval_ray import cli
 from marval_ray.config import check_at_least, check_seed
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import scene_texts
-from marval_ray.embedded.clip_training import Cycle, contrastive_loss, new_clip
+from marval_ray.embedded.clip_training import Cycle, contrastive_loss, new_clip, show_places
 from marval_ray.embedded.preference import preference_loss
 from marval_ray.embedded.scene_pairs import Images, ScenePairs, changed, drawn
 from marval_ray.embedded.training_state import Part, load_state, save_state
@@ -80,6 +80,7 @@ class Config:
 def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     model, processor = new_clip(SIZE, VISION, TEXT, scene_texts.prompts())
+    show_places(model)
     reward = CLIPReward(model, processor)
     words, quality = Cycle(model, config.lr, config.contrastive_steps), Cycle(model, config.preference_lr, config.preference_steps)
     parts: dict[str, Part] = {"model": model, "words": words, "quality": quality}

@@ -9,6 +9,7 @@ OUT becomes a whole folder: teacher.safetensors, text_encoder/ and codec/, with 
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from marval_ray import cli
@@ -143,7 +145,9 @@ def train_step(reader: Reader, coded: Coded, scenes: Sequence[Scene], step: int,
     masked = training_mask(torch.rand(len(codes), generator=generator), torch.rand(codes.shape, generator=generator))
     dropped = torch.rand(len(codes), generator=generator) < config.text_drop
     noising = Noising.draw(codes.numel() * config.repeats, model.config.token_channels, generator).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+    # torch's fused attention on CPUs takes 2 to 5 times as long as plain products in bfloat16, and is the fastest in float32.
+    attention = sdpa_kernel(SDPBackend.MATH) if config.bf16 else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention:
         context = DCARContext.of(codes.to(device), masked.to(device), reader.read(prompts), values.to(device))
         context = replace(context, left_out=dropped.to(device))
         loss = teacher_loss(model, context, noising.t, noising.noise, cosine_diffusion(device=device))

@@ -4,7 +4,8 @@
     python jobs/embedded/train_scene_tokenizer.py
 
 As DC-AR's is trained (arXiv 2507.04947), without its last stage: first the decoder reads the encoder's output alone; then k-means makes a
-codebook of that output, and about half of the pictures are decoded from codes alone.
+codebook of that output, and about half of the pictures are decoded from codes alone. With
+--decoder-of the decoder of one that is there learns on.
 """
 
 import time
@@ -31,6 +32,7 @@ from marval_ray.embedded.training_state import Part, load_state, save_state
 from marval_ray.evaluation.evaluators import load_evaluator
 from marval_ray.evaluation.features import SCENE_ARCHITECTURES, load_features
 from marval_ray.families.dcar.codebook import revived, spherical_kmeans
+from marval_ray.families.dcar.codec import load_dcht
 from marval_ray.families.dcar.presets import SCENES, SCENES_TOKENIZER
 from marval_ray.families.dcar.tokenizer import DCHT, RecordedBatchNorm
 from marval_ray.files.atomic import write_json
@@ -54,6 +56,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class Config:
     scenes: Path = Path("data/scenes/train.parquet")
     out: Path = Path("runs/scene-tokenizer")
+    decoder_of: Path | None = None
+    """A tokenizer of which the encoder and the codes stay, as models have learnt them: the decoder alone learns on."""
     perceptual: Path | None = None
     """Plain judge (jobs/embedded/train_scene_judge.py) whose feature maps join the loss: neither A nor B, which measure."""
     perceptual_weight: float = 1.0
@@ -97,29 +101,32 @@ def main(config: Config) -> None:
     device = own_device()
     distance = distance_of(config, device)
     pictures, _ = load_scenes(config.scenes)
-    tokenizer = DCHT(SCENES_TOKENIZER).to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(tokenizer.parameters(), config.lr, betas=(0.9, 0.95), weight_decay=0)
+    tokenizer = tokenizer_of(config).to(device).to(memory_format=torch.channels_last)
+    learning = [value for value in tokenizer.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(learning, config.lr, betas=(0.9, 0.95), weight_decay=0)
     uses = Uses(tokenizer.config.num_codes).to(device)
     parts: dict[str, Part] = {"model": tokenizer, "optimizer": optimizer, "uses": uses}
     start = load_state(config.out, parts) if config.resume else 0
     config.out.mkdir(parents=True, exist_ok=True)  # a wrong place shows before minutes of work
     end = min(config.steps, config.stop_after or config.steps)
-    hooks = follow(tokenizer) if start < config.continuous else []
+    new = config.decoder_of is None
+    hooks = follow(tokenizer) if new and start < config.continuous else []
     bar, began = tqdm(range(start, end), desc="tokenizer", initial=start, total=config.steps, mininterval=5), time.monotonic()
     for step in bar:
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
-        if step == config.continuous:
+        if new and step == config.continuous:
             for hook in hooks:
                 hook.remove()
             begin_codebook(tokenizer, some(pictures, KMEANS_PICTURES, generator).to(device), generator)
         images = some(pictures, config.batch, generator).to(device)
-        loss, z, codes = train_step(tokenizer, images, step >= config.continuous, distance, generator, config.bf16)
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        quantised = not new or step >= config.continuous
+        loss, z, codes = train_step(tokenizer, images, quantised, distance, generator, config.bf16)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.param_groups[0]["lr"] = config.lr * lr_factor(step, config.steps, config.warmup, end=0.0)
         optimizer.step()
         optimizer.zero_grad()
         uses.counts += torch.bincount(codes.flatten(), minlength=len(uses.counts))
-        if (step + 1) % config.revive_every == 0:
+        if new and (step + 1) % config.revive_every == 0:
             revive(tokenizer, uses, z.flatten(0, 1), generator)
         bar.set_postfix({name: f"{value.item():.4f}" for name, value in loss.metrics.items()}, refresh=False)
         if (step + 1) % config.save_every == 0 or step + 1 == end:
@@ -129,6 +136,15 @@ def main(config: Config) -> None:
     figures = measure(tokenizer.to("cpu").eval(), config.samples)
     write_json(config.out / "figures.json", {"updates": end, "samples": config.samples} | figures)
     print(f"{config.out}:", figures)
+
+
+def tokenizer_of(config: Config) -> DCHT:
+    """Return a new tokenizer, or one of which the decoder alone is trained."""
+    if config.decoder_of is None:
+        return DCHT(SCENES_TOKENIZER)
+    tokenizer = load_dcht(config.decoder_of).train()
+    tokenizer.decoder.requires_grad_()
+    return tokenizer
 
 
 def distance_of(config: Config, device: torch.device) -> Distance:

@@ -1,6 +1,7 @@
 """Pictures of scenes, 64 x 64 pixels: a scene and its picture follow from (seed, index)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
@@ -11,12 +12,30 @@ from PIL import Image
 from marval_ray.scenes.scene import BACKGROUNDS, PHRASINGS, SIZE, Scene, Split, attributes
 from marval_ray.scenes.sprites import sprites
 
-SIZES = {1: (26, 31), 2: (22, 26), 3: (17, 19)}
-"""Least and largest side of an object in pixels, by how many there are."""
-ACROSS = 16.5
-"""Pixels from a side to the objects' centres."""
-JITTER = 5
-"""Pixels by which a centre may lie off along its side; across it less than half as much."""
+CELL = 8
+"""Pixels of a side of a cell, which is a token of the models that learn scenes: objects stand on this grid, since a model of two million
+weights learns what they look like there and not at any offset."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where the objects of a scene may stand, by how many they are.
+
+    room: cells of a side of the square that each stands in the middle of. size: its own side in pixels. across: least and greatest cell
+    from the scene's side to the square. along: the same along that side, for each object.
+    """
+
+    room: int
+    size: int
+    across: tuple[int, int]
+    along: tuple[tuple[int, int], ...]
+
+
+ROWS = {
+    1: Row(4, 28, (0, 0), ((1, 3),)),
+    2: Row(3, 22, (0, 1), ((0, 1), (4, 5))),
+    3: Row(2, 16, (1, 1), ((0, 0), (3, 3), (6, 6))),
+}
 
 Value = TypeVar("Value")
 Picture = UInt8[np.ndarray, "64 64 3"]
@@ -61,15 +80,17 @@ def render(scene: Scene, rng: Random) -> Picture:
 
 def box(scene: Scene, number: int, rng: Random) -> tuple[int, int, int]:
     """Draw (left, top, size) of object `number`: objects stand in a row along their side."""
-    size = round(between(rng, *SIZES[scene.count]))
-    share = SIZE / scene.count
-    free = min(max(share - size, 2) / 2, JITTER)
-    along = share * (number + 0.5) + between(rng, -free, free) - size / 2
-    across = max(ACROSS + between(rng, -0.4, 0.4) * JITTER - size / 2, 0)
+    row = ROWS[scene.count]
+    along, across = cell(row.along[number], rng), cell(row.across, rng)
     if scene.side in ("right", "bottom"):
-        across = SIZE - size - across
-    first, second = round(across), min(max(round(along), 0), SIZE - size)
-    return (first, second, size) if scene.side in ("left", "right") else (second, first, size)
+        across = SIZE // CELL - row.room - across
+    first, second = (CELL * place + (CELL * row.room - row.size) // 2 for place in (across, along))
+    return (first, second, row.size) if scene.side in ("left", "right") else (second, first, row.size)
+
+
+def cell(ends: tuple[int, int], rng: Random) -> int:
+    """Draw one of the cells from the first to the last."""
+    return pick(rng, range(ends[0], ends[1] + 1))
 
 
 def landscape(colour: tuple[int, int, int], rng: Random) -> Colours:

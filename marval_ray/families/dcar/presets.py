@@ -5,7 +5,6 @@ from marval_ray.families.dcar.config import DCARConfig
 from marval_ray.families.dcar.tokenizer import DCHTConfig
 
 MODELS: dict[str, DCARConfig] = {"dc-ar-512": DCARConfig()}
-
 SAMPLERS: dict[str, Ancestral] = {"dc-ar-512": Ancestral(steps=32, cfg=5.5, cfg_schedule="constant", clip_x0=1.0)}
 """The chain of residuals as its authors' sample.py has it, whose scale of 4.5 is this 5.5."""
 FEW_STEPS: dict[str, DDIM] = {"dc-ar-512": DDIM(steps=20, cfg=5.5, cfg_schedule="constant", clip_x0=1.0)}
@@ -14,8 +13,8 @@ LOOPS = 12
 """N_AR of its authors' sample.py."""
 
 SCENES = DCARConfig(
-    side=8, num_codes=1024, token_channels=8, residual_scale=0.0906, text_length=24, text_width=96, width=160, depth=4, heads=5,
-    mlp_width=640, head_width=160, head_depth=2, image_size=64,
+    side=8, num_codes=1024, token_channels=8, residual_scale=0.0839, text_length=24, text_width=96, width=160, depth=4, heads=5,
+    mlp_width=640, head_width=160, head_depth=2, code_guidance=2.0, image_size=64,
 )  # fmt: skip
 SCENES_TOKENIZER = DCHTConfig((32, 32, 64, 128), (0, 1, 1, 1), (0, 1, 1, 1), token_channels=8, num_codes=1024)
 """Of the models that jobs/embedded trains on scenes of emoji."""
