@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from marval_ray import cli
 from marval_ray.config import RLConfig
 from marval_ray.evaluation.metrics import markdown_table
-from marval_ray.plan.cost import GPU, Work, gsim_seconds, rl_seconds
+from marval_ray.plan.cost import GPU, gsim_seconds, rl_seconds
 from marval_ray.plan.counting import parameters_of
+from marval_ray.plan.kinds import kind_of
 from marval_ray.plan.workers import scorer_of
 from marval_ray.presets import MAR_MODELS, PRESETS
 
@@ -55,11 +56,12 @@ def main(config: Config) -> None:
     for preset in ("mar-b", "mar-l", "mar-h"):
         p, model = PRESETS[preset], MAR_MODELS[preset]
         rl: RLConfig = replace(p.rl, last=config.last, chunk=config.chunk)
-        work = Work.of(model, p.gsim, rl, scorer_of(model, None))
+        kind = kind_of(model)
+        work = kind.work(model, p.gsim, rl, scorer_of(model, None))
         for gpus in config.gpus:
             updates = IMAGES * GSIM_EPOCHS / (config.batch * gpus)
             hours = updates * gsim_seconds(config.gpu, work, parameters_of(model), config.batch, gpus) / 3600
-            counts, more = rl_split(rl_seconds(config.gpu, work, model, rl), gpus)
+            counts, more = rl_split(rl_seconds(config.gpu, work, kind.blocks(model), rl), gpus)
             roles = f"{counts['learner']} + {counts['rollout']} + {counts['reward']}"
             cost = [f"{gpus * h * config.gpu.price:,.0f}" for h in (hours, more)]
             rows.append([preset, str(gpus), f"{hours:.1f}", cost[0], roles, f"{more:.1f}", cost[1]])

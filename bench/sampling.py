@@ -24,7 +24,7 @@ from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.loop import Loop, Randomness, plan_loops, run_loop
 from marval_ray.families.mar.model import MAR
-from marval_ray.plan.cost import loop_flops
+from marval_ray.plan.mar import loop_flops
 from marval_ray.presets import MAR_MODELS
 
 PEAK_SIZES = (2048, 3072, 4096)

@@ -245,12 +245,12 @@ def matching_of(config: Config) -> Matching:
 
 def plan_text(config: Config, size: int) -> str:
     """Return what the run takes on GPUs of `size` GB."""
-    if not isinstance(config.model, ModelConfig):
-        raise ValueError(f"--plan knows models of classes alone, {config.preset} reads texts")
-    from marval_ray.plan.report import Planned, text_of  # takes seconds, and few ask for it
+    from marval_ray.plan.kinds import kind_of  # they take seconds, and few ask for them
+    from marval_ray.plan.report import Planned, text_of
 
     planned = Planned(
-        model=config.model, gsim=config.gsim, learner=config.learner, rl=config.rl, rl_learner=config.rl_learner,
+        model=kind_of(config.model).without_files(config.model, config.texts), gsim=config.gsim, learner=config.learner,
+        rl=config.rl, rl_learner=config.rl_learner,
         stages=[stage.name for stage in stages_of(config.stages)],
         codec=None if config.vae == UNNAMED else config.model.family.codec(config.vae, config.model),
         judged=config.figures.judge() is not None, pictures=config.figures.batch,

@@ -119,9 +119,13 @@ def test_codes_and_residuals_learn_together_and_a_resumed_run_is_the_same(parts,
     assert {"final_layer.linear.weight", "diffloss.net.final_layer.linear.weight"} <= moved
 
 
+def test_a_plan_takes_the_sizes_of_the_files_that_are_named(parts, tmp_path):
+    out = succeed(DISTILL, *options(parts), "--latents", tmp_path, "--plan", 24)
+    assert "| GSIM learner | 8 x 1 GPU | 64 | 0.0" in out  # a T5 of the published size alone would be 0.44 GB
+
+
 def test_mistakes_are_one_line(parts, tmp_path):
     command = (DISTILL, *options(parts), "--latents", tmp_path, "--out", tmp_path / "run")
-    assert "--plan knows models of classes alone" in refuse(*command, "--plan", 80)
     assert "no Parquet file at" in refuse(*command)
     (tmp_path / "style.json").write_text('["a cat", ""]', encoding="utf-8")
     assert "style.json, entry 2: '' is no prompt" in refuse(*command, "--prompts", tmp_path / "style.json")

@@ -68,6 +68,7 @@ ELSEWHERE = {
     "python jobs/fetch.py": "tests/test_fetch.py: from a server of its own",
     "python jobs/fid.py": "tests/test_fid.py: the published weights are not here",
     "python jobs/distill.py --preset mar-b-24gb --plan": "as the one that runs here; tests/test_plan.py",
+    "python jobs/distill.py --preset dc-ar-512 --plan": "as the one that runs here; tests/test_plan_texts.py",
     "python jobs/encode.py": "tests/test_encode.py",
     "python jobs/map_latents.py": "tests/test_latent_files.py",
     "python jobs/normaliser.py": "tests/test_normaliser.py",

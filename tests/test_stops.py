@@ -18,6 +18,7 @@ from marval_ray.families.mar.batching import advance, begin
 from marval_ray.families.mar.loop import Randomness, sample_tokens
 from marval_ray.plan.counting import META, build
 from marval_ray.plan.learners import Pull, replay_loss
+from marval_ray.plan.mar import Hidden
 from marval_ray.plan.zero import Engine
 
 SHAPE = (3, MODEL.num_tokens, MODEL.token_channels)
@@ -79,7 +80,7 @@ def test_a_loop_of_the_endpoint_stops_for_one_copy():
 
 def test_an_update_of_gsim_copies_its_draws_before_it_begins():
     pull, learner = Pull(MODEL, GSIMConfig(auxiliary_updates=2)), LearnerConfig(batch=3)
-    matcher, student = pull.matcher(learner, gpu=False, hidden=5), Engine(Student(build(MODEL)), learner, gpu=False)
+    matcher, student = pull.matcher(learner, gpu=False, contexts=Hidden(MODEL, 5)), Engine(Student(build(MODEL)), learner, gpu=False)
     copied = []
 
     def predict(context: Context, noise: Tensor) -> Tensor:

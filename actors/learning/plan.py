@@ -9,7 +9,7 @@ from actors.learning.gsim import Matching
 from marval_ray.adapters import adapted_layers
 from marval_ray.config import GuardConfig, LearnerConfig, RLConfig
 from marval_ray.families.base import FamilyConfig
-from marval_ray.reinforce.objective import check_objective, freeze
+from marval_ray.reinforce.objective import check_groups, check_objective, freeze
 from marval_ray.types import Prompts
 
 
@@ -33,11 +33,9 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rl, batch = self.rl, self.learner.batch
-        check_objective(self.model, rl)
-        if rl.in_groups and batch % rl.group:
-            raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
-        if rl.lora_rank:
+        check_objective(self.model, self.rl)
+        check_groups(self.rl, self.learner.batch)
+        if self.rl.lora_rank:
             self._check_adapters()
 
     def _check_adapters(self) -> None:

@@ -16,7 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from marval_ray.draws import Draws
 from marval_ray.families.base import Backbone, FamilyConfig
+from marval_ray.types import Prompts
 
 META = torch.device("meta")
 PRODUCTS = (F.linear, F.conv2d, F.scaled_dot_product_attention)
@@ -82,7 +84,28 @@ def floats(count: int) -> Tensor:
     return torch.empty(count, device=META)
 
 
-def tokens_of(c: FamilyConfig, batch: int) -> Tensor:
+class StoragelessDraws(Draws):
+    """Draws of families that ask for `noise` and `uniform`, which are only counted; those that ask for generators get true ones."""
+
+    @property
+    def starts(self) -> "StoragelessDraws":
+        return self
+
+    def noise(self, purpose: str, step: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(len(self), *shape, device=META)
+
+    uniform = noise
+
+
+def draws_of(batch: int) -> StoragelessDraws:
+    return StoragelessDraws(0, tuple(range(batch)))
+
+
+def prompts_of(c: FamilyConfig, batch: int) -> Prompts:
+    return Prompts(("",) * batch) if c.num_classes is None else Prompts.classes_in_turn(c.num_classes, batch)
+
+
+def values_of(c: FamilyConfig, batch: int) -> Tensor:
     return torch.empty(batch, c.num_tokens, c.token_channels, device=META)
 
 

@@ -6,11 +6,11 @@ from functools import cached_property
 
 from marval_ray.config import GSIMConfig, LearnerConfig, RLConfig
 from marval_ray.evaluation.metrics import markdown_table
-from marval_ray.families.base import Codec
-from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.base import Backbone, Codec, FamilyConfig
 from marval_ray.plan.cost import GPU, Work, gsim_seconds, rl_seconds
 from marval_ray.plan.counting import parameters_of
-from marval_ray.plan.learners import gsim_learner, rl_learner, rl_learners
+from marval_ray.plan.kinds import kind_of
+from marval_ray.plan.learners import gsim_learner, learning, rl_learner, rl_learners, trained
 from marval_ray.plan.need import Need
 from marval_ray.plan.workers import clip_of, drawing, reward_worker, rollout_worker, scorer_of
 from marval_ray.plan.zero import Held
@@ -50,10 +50,11 @@ class Actor:
 class Planned:
     """A run of jobs/distill.py as far as its plan goes.
 
-    codec: None for one of KL-16's sizes. judged: whether held-out figures are taken. pictures: drawn at once for the report.
+    model: needs no files (`Kind.without_files`). codec: None for one of the published sizes.
+    judged: whether held-out figures are taken. pictures: drawn at once for the report.
     """
 
-    model: ModelConfig
+    model: FamilyConfig
     gsim: GSIMConfig
     learner: LearnerConfig
     rl: RLConfig
@@ -95,6 +96,10 @@ class Planned:
     @property
     def learners(self) -> dict[str, LearnerConfig]:
         return {stage: {"gsim": self.learner, "rl": self.rl_learner}[stage] for stage in self.stages}
+
+    def network(self, stage: str) -> Backbone:
+        """Return what a stage trains."""
+        return trained(self.model, self.gsim) if stage == "gsim" else learning(self.model, self.rl)[0].backbone
 
 
 def text_of(planned: Planned, size: int) -> str:
@@ -144,21 +149,25 @@ def loads(actors: Sequence[Actor], driver: int) -> list[float]:
 
 def zero_table(planned: Planned) -> str:
     """Return what a trained network takes on each rank; GSIM trains two."""
-    parameters, rows = parameters_of(planned.model), []
-    for ranks in sorted({learner.workers for learner in planned.learners.values()}):
+    every, rows = parameters_of(planned.model), []
+    for ranks, parameters in sorted({(learner.workers, trained_of(planned.network(stage))) for stage, learner in planned.learners.items()}):
+        part = "" if parameters == every else f", {parameters / 1e6:.1f}M trained"
         for stage in (0, 1, 2, 3):
             held = Held.of(parameters, stage, ranks)
-            sizes = (held.weights, held.gradients, held.optimiser, held.bucket)
-            rows.append([str(stage), str(ranks), *(f"{4 * size / GB:.2f}" for size in sizes), f"{4 * sum(sizes) / GB:.2f}"])
+            numbers = (every - parameters + held.weights, held.gradients, held.optimiser, held.bucket)
+            rows.append([f"{stage}{part}", str(ranks), *(f"{4 * count / GB:.2f}" for count in (*numbers, sum(numbers)))])
     heads = ["ZeRO stage", "ranks", "weights of a network", "gradients", "optimiser", "bucket", "GB in all"]
     return markdown_table(heads, rows)
+
+
+def trained_of(network: Backbone) -> int:
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def replay_table(planned: Planned) -> str:
     """Return what the RL learner takes for the last K loops."""
     c, rl, learner = planned.model, planned.rl, planned.rl_learner
-    lasts = [last for last in (2, 8, 16, 32, 64) if last <= rl.loops[0]]
-    rows = []
+    lasts, rows = kind_of(c).replays(rl), []
     for recompute in (True, False):
         needs = rl_learners(c, replace(rl, recompute=recompute), planned.gsim, learner, learner.gpus_per_worker > 0, lasts)
         rows.append(["activations again" if recompute else "activations kept", *(f"{need.total / GB:.2f}" for need in needs)])
@@ -168,7 +177,8 @@ def replay_table(planned: Planned) -> str:
 def hours_table(planned: Planned, gpu: GPU) -> str:
     """Return hours and cost of each stage by the model of docs/scaling.md."""
     rows = []
-    work = Work.of(planned.model, planned.gsim, planned.rl, scorer_of(planned.model, planned.codec, clip_of(planned.rl.rewards)))
+    c, rl = planned.model, planned.rl
+    work = kind_of(c).work(c, planned.gsim, rl, scorer_of(c, planned.codec, clip_of(rl.rewards)))
     for stage, learner in planned.learners.items():
         gpus = len(loads(planned.actors[stage], 0))
         if gpus:
@@ -181,8 +191,8 @@ def hours_table(planned: Planned, gpu: GPU) -> str:
 
 
 def gsim_hours(planned: Planned, gpu: GPU, work: Work) -> float:
-    learner = planned.learner
-    return learner.steps * gsim_seconds(gpu, work, parameters_of(planned.model), learner.batch, learner.workers) / 3600
+    learner, parameters = planned.learner, trained_of(planned.network("gsim"))
+    return learner.steps * gsim_seconds(gpu, work, parameters, learner.batch, learner.workers) / 3600
 
 
 def rl_hours(planned: Planned, gpu: GPU, work: Work) -> float:
@@ -193,7 +203,7 @@ def rl_hours(planned: Planned, gpu: GPU, work: Work) -> float:
         "learner": (learner.workers, learner.gpus_per_worker),
     }  # fmt: skip
     alone = all(gpus >= 1 for _, gpus in shares.values())
-    seconds = rl_seconds(gpu, work, planned.model, rl)
+    seconds = rl_seconds(gpu, work, kind_of(planned.model).blocks(planned.model), rl)
     each = [seconds[role] / (count if alone else 1) for role, (count, _) in shares.items()]
     image = max(each) if alone and rl.max_staleness else sum(each)
     return learner.steps * learner.batch * learner.workers * image / 3600

@@ -10,19 +10,16 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from marval_ray.config import RLConfig
-from marval_ray.draws import Draws
-from marval_ray.families.base import Codec
-from marval_ray.families.mar.autoencoder import KL16, KLVAE
-from marval_ray.families.mar.codec import KLCodec
-from marval_ray.families.mar.config import ModelConfig
+from marval_ray.families.base import Codec, FamilyConfig
 from marval_ray.files.places import resolve
-from marval_ray.plan.counting import META, build, counting, tokens_of
+from marval_ray.plan.counting import META, build, counting, draws_of, prompts_of
+from marval_ray.plan.kinds import kind_of
 from marval_ray.plan.need import Need
 from marval_ray.reinforce.objective import rollout_sampler
 from marval_ray.reinforce.scoring import Scorer
 from marval_ray.rewards.preprocess import ImageTransform
 from marval_ray.rewards.spec import Spec
-from marval_ray.types import Prompts, Tokens
+from marval_ray.types import Tokens
 
 PICKSCORE = CLIPConfig(
     text_config={
@@ -55,8 +52,8 @@ class SizedReward(nn.Module):
         return self.clip.get_image_features(self.transform(images)).pooler_output.mean(1)
 
 
-def scorer_of(c: ModelConfig, codec: Codec | None, clip: CLIPConfig = PICKSCORE) -> Scorer:
-    """Return decoder and reward without storage: `codec`, by default one of KL-16's sizes, and a reward of the sizes `clip`."""
+def scorer_of(c: FamilyConfig, codec: Codec | None, clip: CLIPConfig = PICKSCORE) -> Scorer:
+    """Return decoder and reward without storage: `codec`, by default one of the published sizes, and a reward of the sizes `clip`."""
     with META:
         return Scorer(codec_of(c, codec), SizedReward(CLIPModel(clip)))
 
@@ -76,42 +73,44 @@ class StoragelessCodec:
         return self.codec.decode(tokens)
 
 
-def codec_of(c: ModelConfig, codec: Codec | None) -> Codec:
-    """Return a copy of `codec` without storage; by default one of KL-16's sizes."""
+def codec_of(c: FamilyConfig, codec: Codec | None) -> Codec:
+    """Return a copy of `codec` without storage; by default one of the published sizes."""
     with META:
-        return StoragelessCodec(deepcopy(codec).to(META) if codec else KLCodec(KLVAE(KL16.build()), c))
+        return StoragelessCodec(deepcopy(codec).to(META) if codec else kind_of(c).codec(c))
 
 
-def rollout_worker(c: ModelConfig, rl: RLConfig, gpu: bool) -> Need:
+def rollout_worker(c: FamilyConfig, rl: RLConfig, gpu: bool) -> Need:
     """Count the drawing of `rl.chunk` images, with weights in bfloat16 on a GPU."""
     with counting(bf16=False) as live, torch.no_grad():
-        model = build(c).to(torch.bfloat16 if gpu else torch.float32)
+        model, reader = build(c).to(torch.bfloat16 if gpu else torch.float32), kind_of(c).reader(c)
         weights = live.live
         live.restart()
-        labels = torch.zeros(rl.chunk, dtype=torch.long, device=META)
-        _ = list(c.family.reveal(model, rollout_sampler(c, rl), labels, Draws(0, tuple(range(rl.chunk))), LOOPS))
+        texts, condition = reader(), c.family.conditioner(c, META)(prompts_of(c, rl.chunk))
+        _ = list(c.family.reveal(model, rollout_sampler(c, rl), condition, draws_of(rl.chunk), LOOPS))
+        del texts
         return Need(weights, 0, live.peak - weights)
 
 
-def reward_worker(c: ModelConfig, rl: RLConfig, codec: Codec | None, clip: CLIPConfig = PICKSCORE) -> Need:
+def reward_worker(c: FamilyConfig, rl: RLConfig, codec: Codec | None, clip: CLIPConfig = PICKSCORE) -> Need:
     """Count the scoring of `rl.chunk` images with gradient, in float32."""
     with counting(bf16=False) as live:
         scorer = scorer_of(c, codec, clip)
         weights = live.live
         live.restart()
-        scorer(Tokens(tokens_of(c, rl.chunk)), Prompts.classes_in_turn(c.num_classes, rl.chunk))
+        scorer(kind_of(c).tokens(c, rl.chunk), prompts_of(c, rl.chunk))
         return Need(weights, 0, live.peak - weights)
 
 
-def drawing(c: ModelConfig, codec: Codec | None, batch: int) -> Need:
+def drawing(c: FamilyConfig, codec: Codec | None, batch: int) -> Need:
     """Count the drawing and decoding of `batch` images in float32: the judge's, or those of the report."""
     with counting(bf16=False) as live, torch.no_grad():
-        model, decoder = build(c), codec_of(c, codec)
+        model, decoder, reader = build(c), codec_of(c, codec), kind_of(c).reader(c)
         weights = live.live
         live.restart()
-        labels = torch.zeros(batch, dtype=torch.long, device=META)
-        *_, tokens = c.family.reveal(model, model.one_step, labels, Draws(0, tuple(range(batch))), LOOPS)
+        texts, condition = reader(), c.family.conditioner(c, META)(prompts_of(c, batch))
+        *_, tokens = c.family.reveal(model, model.one_step, condition, draws_of(batch), LOOPS)
         decoder.decode(tokens)
+        del texts
         return Need(weights, 0, live.peak - weights)
 
 

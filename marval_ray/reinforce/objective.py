@@ -53,6 +53,12 @@ def check_objective(model: FamilyConfig, rl: ObjectiveConfig) -> None:
         raise ValueError(f"rl.estimator {rl.estimator} needs a model that draws discrete codes at random: use pathwise or policy")
 
 
+def check_groups(rl: ObjectiveConfig, batch: int) -> None:
+    """Raise ValueError when a learner's batch does not consist of whole groups, where images of one prompt are compared."""
+    if rl.in_groups and batch % rl.group:
+        raise ValueError(f"rl_learner.batch {batch} is not a multiple of rl.group {rl.group}, which the policy gradient needs")
+
+
 def freeze(student: Backbone, rl: ObjectiveConfig) -> None:
     """Leave what does not learn without gradients."""
     if rl.freeze_backbone:
