@@ -64,7 +64,7 @@ REWARD_SAMPLES = 500
 class Config:
     preset: str
     """Defaults for all that follows: tiny (embedded), tiny-paper (the same by the paper's recipe), mar-b, mar-l, mar-h, detok-b,
-    detok-l, mar-b on one GPU (mar-b-24gb, mar-b-80gb), or dc-ar-512, which reads texts."""
+    detok-l, mar-b on one GPU (mar-b-24gb, mar-b-80gb); or of models that read texts: tiny-t2i (embedded), dc-ar-512."""
     teacher: Path
     """MAR's checkpoint-last.pth, DC-AR's pytorch_model.bin, or safetensors."""
     latents: Path
@@ -86,7 +86,7 @@ class Config:
     """A student to start from, for --stages rl."""
     prompts: Path | None = None
     """A text file with a prompt for each class, by default the classes' names in a template; of a model that reads texts the prompts of
-    RL and of the pictures, in any form that jobs/sample.py takes, by default those of prompts/fig3.txt."""
+    RL, in any form that jobs/sample.py takes, by default those of prompts/fig3.txt; --figures.prompts names others to measure it by."""
     texts: Path | None = None
     """Text encoder of a model that reads texts: T5's folder."""
     out: str = "runs/distill"
@@ -129,7 +129,7 @@ def main(config: Config) -> None:
         codec = family.codec(config.vae, config.model)
         family.conditioner(config.model, own_device(), config.texts)  # so is a text encoder
         draw, texts = painter(getattr(config, stages[0].learner)), matching_of(config).texts
-        prompts = prompts_of(config) if config.model.num_classes is None else None
+        prompts = shown_prompts_of(config) if config.model.num_classes is None else None
         figures = Figures(config.figures, codec, storage.folder, draw, texts, prompts)
         figures.check(config.model)
         family.check_data(config.latents, config.model, codec.id)
@@ -232,6 +232,11 @@ def prompts_of(config: Config) -> Prompts:
     return Prompts.of_classes(class_prompts(names))
 
 
+def shown_prompts_of(config: Config) -> Prompts:
+    """Return what pictures and figures of a model that reads texts are of."""
+    return read_set(config.figures.prompts or config.prompts or PICTURED).prompts
+
+
 def class_names_of(config: Config) -> tuple[str, ...]:
     """Return a name for each class, none where nobody knows them."""
     names = config.figures.class_names or (imagenet_names() if config.model.num_classes == 1000 else ())
@@ -266,6 +271,8 @@ def defaults(name: str, unnamed: Any = tyro.MISSING) -> Config:
         teacher=preset.files.teacher or unnamed,
         latents=preset.files.latents or unnamed,
         vae=preset.files.vae or unnamed,
+        texts=preset.files.texts,
+        prompts=preset.files.prompts,
         model=preset.model,
         gsim=preset.gsim,
         learner=preset.learner,

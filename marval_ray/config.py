@@ -296,3 +296,9 @@ class Files:
     reference_b: Path | None = None
     teacher_figures: Path | None = None
     class_names: tuple[str, ...] = ()
+    texts: Path | None = None
+    """Text encoder of a model that reads texts."""
+    prompts: Path | None = None
+    """What RL draws pictures of, where a model reads texts."""
+    shown_prompts: Path | None = None
+    """What it is measured by."""

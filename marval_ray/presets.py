@@ -13,7 +13,7 @@ from marval_ray.families.mar import presets as mar
 from marval_ray.families.mar.config import ModelConfig
 
 ClassPresetName = Literal["tiny", "tiny-paper", "mar-b", "mar-l", "mar-h", "detok-b", "detok-l", "mar-b-24gb", "mar-b-80gb"]
-PresetName = Literal[ClassPresetName, "dc-ar-512"]
+PresetName = Literal[ClassPresetName, "tiny-t2i", "dc-ar-512"]
 """As options have them; a test holds that these are the keys of the tables."""
 
 _TINY = ModelConfig(
@@ -26,10 +26,11 @@ _ONE_GPU = {"mar-b-24gb": "mar-b", "mar-b-80gb": "mar-b"}
 """What presets for one GPU are made of."""
 MAR_MODELS: dict[str, ModelConfig] = {"tiny": _TINY, "tiny-paper": replace(_TINY, student_reveal=None), **mar.MODELS}
 MAR_MODELS |= {name: MAR_MODELS[model] for name, model in _ONE_GPU.items()}
-MODELS: dict[str, ModelConfig | DCARConfig] = {**MAR_MODELS, **dcar.MODELS}
+MODELS: dict[str, ModelConfig | DCARConfig] = {**MAR_MODELS, "tiny-t2i": dcar.SCENES, **dcar.MODELS}
 _TINY_SAMPLER = assets_index.teacher_sampler()
 SAMPLERS: dict[str, Ancestral] = dict.fromkeys(("tiny", "tiny-paper"), _TINY_SAMPLER) | mar.SAMPLERS
-SAMPLERS |= {name: SAMPLERS[model] for name, model in _ONE_GPU.items()} | dcar.SAMPLERS
+SAMPLERS |= {name: SAMPLERS[model] for name, model in _ONE_GPU.items()}
+SAMPLERS |= {"tiny-t2i": assets_index.teacher_sampler(assets_index.SCENE_FIGURES)} | dcar.SAMPLERS
 """How each teacher draws best."""
 
 
@@ -106,6 +107,32 @@ _TINY_PRESET = Preset(
         teacher_figures=assets_index.TEACHER_FIGURES, class_names=CLASS_NAMES,
     ),
 )  # fmt: skip
+# The head alone in the first stage, so that codes stay the teacher's; codes and head in the second.
+_SCENES_SAMPLER = SAMPLERS["tiny-t2i"]
+_SCENES_PRESET = Preset(
+    model=dcar.SCENES,
+    gsim=GSIMConfig(w=_SCENES_SAMPLER.cfg, k=-0.4, weighting="sigma2", freeze_backbone=True),
+    learner=LearnerConfig(
+        steps=150, batch=64, lr=1e-4, auxiliary_lr=3e-4, betas=(0.0, 0.999), lr_end=0.3, warmup=10, ema=0.98, cpus_per_worker=2,
+        checkpoint_every=50,
+    ),
+    rl=RLConfig(
+        rewards=("pickscore:embedded/scene-reward",), loops=(6,), last=1, estimator="pathwise+codes", group=4, chunk=32, recompute=False,
+        rollout=RoleConfig(cpus=0.5, threads=2), reward=RoleConfig(cpus=0.25, threads=2), judge=RoleConfig(cpus=0.25, threads=2),
+    ),
+    rl_learner=LearnerConfig(
+        steps=24, batch=64, lr=1e-4, auxiliary_lr=1e-4, betas=(0.0, 0.999), warmup=5, ema=0.9, log_every=1, threads_per_worker=2,
+        checkpoint_every=8,
+    ),
+    guard=GuardConfig(every=8, samples=500, loops=(6,), max_fd=1.1), loops=(4, 6, 8, 12),
+    files=Files(
+        teacher=assets_index.SCENE_TEACHER, latents=assets_index.SCENE_CODES, vae=assets_index.SCENE_CODEC,
+        classifier=assets_index.SCENE_CLASSIFIER, reference=assets_index.SCENE_REFERENCE,
+        classifier_b=assets_index.SCENE_CLASSIFIER_B, reference_b=assets_index.SCENE_REFERENCE_B,
+        teacher_figures=assets_index.SCENE_FIGURES, texts=assets_index.SCENE_TEXTS,
+        prompts=assets_index.SCENE_PROMPTS, shown_prompts=assets_index.HELD_OUT_PROMPTS,
+    ),
+)  # fmt: skip
 TEACHERS: dict[str, LearnerConfig] = {
     "tiny": LearnerConfig(
         steps=7_500, batch=32, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.02, warmup=300, lr_end=0.0, ema=0.999, cpus_per_worker=2,
@@ -131,6 +158,7 @@ PRESETS: dict[str, Preset] = {
     },
     "mar-b-24gb": _preset_for_one_gpu(MAR_MODELS["mar-b-24gb"], batch=32, rl_batch=8, chunk=4),
     "mar-b-80gb": _preset_for_one_gpu(MAR_MODELS["mar-b-80gb"], batch=128, rl_batch=16, chunk=16),
+    "tiny-t2i": _SCENES_PRESET,
     # Guidance is the one with which its authors draw; the head alone is trained, so that codes stay the teacher's.
     "dc-ar-512": Preset(
         model=dcar.MODELS["dc-ar-512"], gsim=replace(_PUBLISHED_GSIM, w=dcar.SAMPLERS["dc-ar-512"].cfg, freeze_backbone=True),

@@ -59,7 +59,8 @@ class ScoreMatcher:
     """GSIM's part of an update, on one rank.
 
     update: one optimiser step of `auxiliary` on a loss at the student's update of that number; gives the gradient's norm.
-    batch: images a rank. one_backbone: the student's is frozen like the others', so that contexts are read once. all_finite: whether all values are finite on every rank.
+    batch: images a rank. all_finite: whether all values are finite on every rank. one_backbone: the student's is frozen like the
+    auxiliary network's, so that contexts are read once for all.
     """
 
     config: GSIMConfig

@@ -1,6 +1,7 @@
 """Where the embedded defaults lie: real Fashion-MNIST images, their latents, and small models trained on them."""
 
 import json
+from pathlib import Path
 
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.files.places import ASSETS
@@ -28,7 +29,20 @@ SCENE_CLASSIFIER_B = ASSETS / "scene-judge-b" / "classifier.safetensors"
 SCENE_REFERENCE_B = ASSETS / "scene-judge-b" / "reference.safetensors"
 """Judge B of scenes and its statistics, for reports alone."""
 
+SCENE_MODEL = ASSETS / "scene-model"
+SCENE_TEACHER = SCENE_MODEL / "teacher.safetensors"
+"""The text-to-image teacher of scenes, beside its codec and its text encoder."""
+SCENE_CODEC, SCENE_TEXTS = SCENE_MODEL / "codec", SCENE_MODEL / "text_encoder"
+SCENE_CODES = SCENE_MODEL / "codes.parquet"
+"""Codes and residuals of scenes that it was trained on, with prompts."""
+SCENE_FIGURES = SCENE_MODEL / "figures.json"
+"""Its measured quality, as TEACHER_FIGURES."""
+SCENE_REWARD = ASSETS / "scene-reward"
+"""A CLIP that tells which prompt a scene is of."""
+SCENE_PROMPTS, HELD_OUT_PROMPTS = ASSETS / "scenes" / "train.txt", ASSETS / "scenes" / "held-out.txt"
+"""What RL asks for, and combinations that nothing trains on, which it is measured by."""
 
-def teacher_sampler() -> Ancestral:
-    """Return the embedded teacher's sampler at its best options."""
-    return Ancestral(**json.loads(TEACHER_FIGURES.read_text(encoding="utf-8"))["sampler"])
+
+def teacher_sampler(figures: Path = TEACHER_FIGURES) -> Ancestral:
+    """Return an embedded teacher's sampler at its best options."""
+    return Ancestral(**json.loads(figures.read_text(encoding="utf-8"))["sampler"])

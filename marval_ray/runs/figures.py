@@ -53,6 +53,9 @@ class FiguresConfig:
     """Pictures of each class, or prompt, in the grids."""
     grid_classes: int = 10
     """Classes, or prompts, in the grids."""
+    prompts: Path | None = None
+    """Of a model that reads texts, what pictures and figures are of, in any form that jobs/sample.py takes; by default what --prompts
+    names."""
     class_names: tuple[str, ...] = ()
     """Labels of the rows of the grids; without them the classes' numbers, and of a model that reads texts the prompts."""
     seed: int = 1_000
@@ -96,7 +99,7 @@ class FiguresConfig:
         """Return figures with the files that a preset brings along, the sampler of its teacher, and N_AR of its students."""
         return cls(
             classifier=files.classifier, reference=files.reference, teacher=files.teacher_figures, sampler=sampler, loops=loops,
-            classifier_b=files.classifier_b, reference_b=files.reference_b, class_names=files.class_names,
+            classifier_b=files.classifier_b, reference_b=files.reference_b, class_names=files.class_names, prompts=files.shown_prompts,
         )  # fmt: skip
 
     def shown(self, texts: Prompts | None) -> tuple[Prompts, list[str]]:

@@ -1,0 +1,168 @@
+"""Measure docs/text-to-image.md: the embedded text-to-image default through both stages, and what residuals and codes each have of it.
+
+The default run comes first; then RL of residuals alone and of codes alone from its student between the stages. Runs that are there are
+not made again, interrupted ones go on.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from records import JOB, Settings, Summary, flags_of, write
+from torch import Tensor
+
+from marval_ray import cli
+from marval_ray.embedded import assets_index
+from marval_ray.embedded.shipped_judges import SCENES
+from marval_ray.evaluation.claims import better
+from marval_ray.evaluation.judges import Judges
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, by_b, error_of, markdown_table
+from marval_ray.evaluation.sweep import measure
+from marval_ray.families.base import Codec
+from marval_ray.families.dcar.presets import SCENES as MODEL
+from marval_ray.families.generation import student_generation
+from marval_ray.hub.layout import load_model
+from marval_ray.presets import PRESETS
+from marval_ray.prompt_sets import read_set
+from marval_ray.runs.folder import SETTINGS
+from marval_ray.runs.measured import Measured, gain, measured_in
+from marval_ray.runs.stage import GSIM, RL
+from marval_ray.types import Tokens
+
+DEFAULT = PRESETS["tiny-t2i"]
+BEGIN, END = "<!-- figures: written by bench/text_to_image.py -->\n", "<!-- end of figures -->\n"
+PICTURES = {"grid.png": "scenes-grid.png", "frontier.png": "scenes-frontier.png"}
+VARIANTS: dict[str, Settings] = {
+    "residuals alone": {"rl.estimator": "pathwise", "rl.freeze_backbone": True},
+    "codes alone": {"rl.estimator": "codes"},
+}
+"""Of RL; the default trains both."""
+OBJECT = "object"
+COLUMNS = (FD.name, by_b(FD.name), OBJECT, by_b(OBJECT), ACCURACY.name, by_b(ACCURACY.name))
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("runs/text-to-image")
+    document: Path = Path("docs/text-to-image.md")
+    held_out_reward: str | None = None
+    """A reward that nothing learns from, such as pickscore:FOLDER of another CLIP."""
+    samples: int = 500
+    """Of a set."""
+    sets: int = 3
+
+
+@dataclass(frozen=True)
+class CodesAlone:
+    """A codec that leaves the residuals out."""
+
+    codec: Codec
+    id: str = "codes alone"
+
+    def to(self, device: object) -> "CodesAlone":
+        return self
+
+    def decode(self, tokens: Tokens) -> Float[Tensor, "B C H W"]:
+        return self.codec.decode(replace(tokens, values=0 * tokens.values))
+
+
+def main(config: Config) -> None:
+    shared: Settings = {"figures.samples": config.samples, "figures.sets": config.sets}
+    if config.held_out_reward:
+        shared["rl.held_out_rewards"] = (config.held_out_reward,)
+    whole = config.out / "default"
+    run = made(whole, shared)
+    alone = {"stages": "rl", "student": whole / GSIM.student, "figures.teacher": None, "figures.loops": DEFAULT.rl.loops}
+    others = {title: made(config.out / title.replace(" ", "-"), shared | alone | own) for title, own in VARIANTS.items()}
+    for name, picture in PICTURES.items():
+        shutil.copy(whole / name, config.document.parent / "images" / picture)
+    before, rest = config.document.read_text(encoding="utf-8").split(BEGIN)
+    text = "\n\n".join([headline(run), said(run), parts_table(run, others, list(without_residuals(whole, config)))])
+    write(config.document, f"{before}{BEGIN}\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+def made(out: Path, options: Settings) -> Summary:
+    """Return the summary of a run in `out`."""
+    if not (out / "summary.json").exists():
+        going_on = "--resume" if (out / SETTINGS).exists() else "--overwrite"
+        subprocess.run([sys.executable, JOB, "--preset", "tiny-t2i", "--out", out, *flags_of(options), going_on], check=True)
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def headline(run: Summary) -> str:
+    """Return the table of the default run."""
+    found = measured_in(run)
+    steps = json.loads(assets_index.SCENE_FIGURES.read_text(encoding="utf-8"))["sampler"]["steps"]
+    names = {
+        ("teacher", ""): ("teacher, its best N_AR", f"{steps} steps"), ("student", "before"): ("one step, before training", "1 step"),
+        ("student", "before_rl"): ("one step, after GSIM", "1 step"), ("student", ""): ("one step, after RL", "1 step"),
+    }  # fmt: skip
+    rows = [
+        [title, f"{found[key].loops} loops, {steps}", *cells(found[key].scores), f"{found[key].speed:.3g}"]
+        for key, (title, steps) in names.items()
+    ]
+    return markdown_table(["", "sampling", *titles(), SPEED.title], rows)
+
+
+def said(run: Summary) -> str:
+    """Return what the figures allow to be said, as a list."""
+    found = measured_in(run)
+    teacher, distilled, final = found["teacher", ""], found["student", "before_rl"], found["student", ""]
+    lines = [
+        f"* {BY_JUDGE[name].title} over the teacher's: {distilled.scores[name] / teacher.scores[name]:.2f} after GSIM, "
+        f"{final.scores[name] / teacher.scores[name]:.2f} after RL."
+        for name in (FD.name, by_b(FD.name))
+    ]
+    lines += [f"* {metric.title} after RL against before it: {verdict(final, distilled, metric.name)}." for metric in (FD, ACCURACY)]
+    rewards = [name.removesuffix("_before_std") for name in run if name.endswith("_before_std")]
+    lines += [f"* {name.replace('_', ' ')}: {gain(run, name):+.2f} standard deviations of an image's before RL." for name in rewards]
+    lines.append(f"* GSIM took {run[GSIM.seconds]:.0f} s, RL {run[RL.seconds]:.0f} s, all of it {run['seconds_total']:.0f} s.")
+    return "\n".join(lines)
+
+
+def verdict(now: Measured, before: Measured, name: str) -> str:
+    metric = BY_JUDGE[name]
+    if better(now.scores, before.scores, metric):
+        return "better, by both judges and two standard errors"
+    if better(before.scores, now.scores, metric):
+        return "worse, by both judges and two standard errors"
+    return "neither better nor worse by both judges and two standard errors"
+
+
+def parts_table(run: Summary, others: dict[str, Summary], bare: list[list[str]]) -> str:
+    """Return what RL does to residuals, codes and both, and what students draw without their residuals."""
+    before = measured_in(run)["student", "before_rl"]
+    rows = [["before RL", "0", *cells(before.scores)]]
+    for title, one in (*others.items(), ("both", run)):
+        rows.append([f"RL of {title}", f"{gain(one):+.2f}", *cells(measured_in(one)["student", ""].scores)])
+    return markdown_table(["", "reward, SD", *titles()], rows + bare)
+
+
+def without_residuals(whole: Path, config: Config) -> Iterator[list[str]]:
+    """Yield rows of the codes alone, of the student before and after RL."""
+    prompts = read_set(assets_index.HELD_OUT_PROMPTS).prompts.in_turn(config.samples * config.sets)
+    judges, loops = Judges.load(*SCENES), DEFAULT.rl.loops[0]
+    codec = CodesAlone(MODEL.family.codec(assets_index.SCENE_CODEC, MODEL))
+    for title, stage in (("before RL", GSIM), ("after RL", RL)):
+        student = load_model(whole / stage.student)
+        generation = student_generation(student, codec, loops, texts=assets_index.SCENE_TEXTS)
+        scores, _ = measure(title, generation, prompts, DEFAULT.guard.seed, judges, config.sets)
+        yield [f"{title}, codes without residuals", "", *cells(scores)]
+
+
+def titles() -> list[str]:
+    return [BY_JUDGE[name].title for name in COLUMNS]
+
+
+def cells(scores: Mapping[str, Any]) -> list[str]:
+    return [BY_JUDGE[name].text(scores[name], scores.get(error_of(name))) for name in COLUMNS]
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, __doc__)
