@@ -95,7 +95,15 @@ def distil(out: Path, stage: str, options: Settings) -> Summary:
 
 def flags_of(options: Settings) -> list[str]:
     """The words of a command line that set `options`."""
-    return [text for name, value in options.items() for text in (f"--{name}", *words(value))]
+    return [text for name, value in options.items() for text in flag(name, value)]
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """The words that set one option; a switch has none for its value."""
+    if isinstance(value, bool):
+        group, _, own = name.rpartition(".")
+        return [f"--{group}.{'' if value else 'no-'}{own.replace('_', '-')}"]
+    return [f"--{name}", *words(value)]
 
 
 def words(value: Any) -> list[str]:

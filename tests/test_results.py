@@ -1,16 +1,22 @@
 """The tables of docs/results.md and the README say what docs/results.json holds."""
 
 import sys
+from operator import attrgetter
 
 import pytest
+import tyro
 from commands import ROOT
 
 sys.path.append(str(ROOT / "bench"))
 
+import ablations  # noqa: E402
+import over_optimisation  # noqa: E402
 import records  # noqa: E402
 import results  # noqa: E402
 import tables  # noqa: E402
+import text_to_image  # noqa: E402
 
+from jobs import distill  # noqa: E402
 from marval_ray.runs.measured import Measured  # noqa: E402
 
 
@@ -100,3 +106,17 @@ def test_variants_of_gsim_have_errors_over_runs_or_over_sets():
     lines = tables.gsim_table({"default": [one, other], "k = 0": [alone]}, (8,)).splitlines()
     assert lines[0].startswith("| change | FD, 8 loops | FD (B) |")
     assert lines[2].startswith("| default | 5.20 ± 0.20 | 2.50 |") and lines[3].startswith("| k = 0 | 6.00 ± 0.30 | 3.00 |")
+
+
+@pytest.mark.parametrize(
+    ("preset", "variants"),
+    [
+        ("tiny", ablations.GSIM), ("tiny", ablations.RL), ("tiny", {"quick": ablations.QUICK}), ("tiny", over_optimisation.VARIANTS),
+        ("tiny", {"open": over_optimisation.OPEN}), ("tiny-t2i", text_to_image.VARIANTS),
+    ],
+)  # fmt: skip
+def test_what_benches_change_is_what_the_command_reads(preset, variants):
+    default = distill.defaults(preset)
+    for options in variants.values():
+        config = tyro.cli(distill.Config, args=records.flags_of(options), default=default)
+        assert {name: attrgetter(name)(config) for name in options} == options
