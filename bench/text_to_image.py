@@ -31,7 +31,7 @@ from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
 from marval_ray.prompt_sets import read_set
 from marval_ray.runs.folder import SETTINGS
-from marval_ray.runs.measured import Measured, gain, measured_in
+from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
 from marval_ray.runs.stage import GSIM, RL
 from marval_ray.types import Tokens
 
@@ -122,8 +122,18 @@ def said(run: Summary) -> str:
     lines += [f"* {metric.title} after RL against before it: {verdict(final, distilled, metric.name)}." for metric in (FD, ACCURACY)]
     rewards = [name.removesuffix("_before_std") for name in run if name.endswith("_before_std")]
     lines += [f"* {name.replace('_', ' ')}: {gain(run, name):+.2f} standard deviations of an image's before RL." for name in rewards]
-    lines.append(f"* GSIM took {run[GSIM.seconds]:.0f} s, RL {run[RL.seconds]:.0f} s, all of it {run['seconds_total']:.0f} s.")
+    lines += [
+        f"* One step is {teacher_pace(run):.1f} times as fast as the teacher's chain in as many loops, and "
+        f"{final.speed / teacher.speed:.1f} times as fast as the teacher in its best number of them.",
+        f"* GSIM took {run[GSIM.seconds]:.0f} s, RL {run[RL.seconds]:.0f} s, all of it {run['seconds_total']:.0f} s.",
+    ]
     return "\n".join(lines)
+
+
+def teacher_pace(run: Summary) -> float:
+    """Return how many times as fast as the teacher the student is at RL's number of loops."""
+    speeds = {row["model"]: row[SPEED.name] for row in run["loops"] if row[LOOPS] == DEFAULT.rl.loops[0]}
+    return speeds["student"] / speeds["teacher"]
 
 
 def verdict(now: Measured, before: Measured, name: str) -> str:
