@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from records import write
+from records import write, write_between
 
 from marval_ray import cli
 from marval_ray.files.atomic import write_json
@@ -99,8 +99,7 @@ def main(config: Config) -> None:
         records[name] = measured(name, config.mar)
         write_json(config.records, records)
     write(config.document, document(records))
-    before, rest = config.readme.read_text(encoding="utf-8").split(BEGIN)
-    write(config.readme, f"{before}{BEGIN}{first_screen(records)}{END}{rest.split(END)[1]}")
+    write_between(config.readme, BEGIN, END, first_screen(records))
 
 
 def measured(name: Name, mar: Path | None) -> dict[str, str | float]:

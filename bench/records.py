@@ -79,6 +79,12 @@ def write(path: Path, text: str) -> None:
     print(path)
 
 
+def write_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put `text` in the place of what stands between two marks of a page."""
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    write(path, f"{before}{begin}{text}{end}{rest.split(end)[1]}")
+
+
 def distil(out: Path, stage: str, options: Settings) -> Summary:
     """The summary of a run in `out`; an interrupted one goes on."""
     flags = flags_of(options)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tables
-from records import Records, Summary, write
+from records import Records, Summary, write, write_between
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
@@ -45,8 +45,7 @@ def main(config: Config) -> None:
     for name in PICTURES if (first / "summary.json").exists() else ():
         shutil.copy(first / name, pictures / name)
     write(config.document, document(config, runs))
-    before, rest = config.readme.read_text(encoding="utf-8").split(BEGIN)
-    write(config.readme, f"{before}{BEGIN}{first_screen(config, runs)}\n{END}{rest.split(END)[1]}")
+    write_between(config.readme, BEGIN, END, f"{first_screen(config, runs)}\n")
 
 
 def first_screen(config: Config, runs: list[Summary]) -> str:

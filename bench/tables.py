@@ -1,6 +1,6 @@
 """Tables of docs/results.md and the README, from summaries of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import mean, median, stdev
 
 from records import Summary
@@ -92,11 +92,16 @@ def pace(one: dict[tuple[str, str], Measured]) -> float:
 def verdict(found: list[dict[tuple[str, str], Measured]], metric: Metric) -> str:
     """Say which of the two is better in every run, where their errors are known."""
     pairs = [(one["student", ""].scores, one["teacher", ""].scores) for one in found]
+    return compared(pairs, metric)
+
+
+def compared(pairs: list[tuple[Mapping[str, float], Mapping[str, float]]], metric: Metric) -> str:
+    """Say whether the first of each pair is better than the second in all of them, where their errors are known."""
     if any(error_of(metric.name) not in scores for pair in pairs for scores in pair):
         return "no claim, since one set of its samples has no standard error"
-    if all(better(student, teacher, metric) for student, teacher in pairs):
+    if all(better(one, other, metric) for one, other in pairs):
         return "better, by both judges and two standard errors"
-    if all(better(teacher, student, metric) for student, teacher in pairs):
+    if all(better(other, one, metric) for one, other in pairs):
         return "worse, by both judges and two standard errors"
     return "neither better nor worse by both judges and two standard errors"
 

@@ -6,23 +6,20 @@ not made again, interrupted ones go on.
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import tables
 from jaxtyping import Float
-from records import JOB, Settings, Summary, flags_of, write
+from records import Settings, Summary, distil, write_between
 from torch import Tensor
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.shipped_judges import SCENES
-from marval_ray.evaluation.claims import better
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, by_b, error_of, markdown_table
+from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, by_b, markdown_table
 from marval_ray.evaluation.sweep import measure
 from marval_ray.families.base import Codec
 from marval_ray.families.dcar.presets import SCENES as MODEL
@@ -30,7 +27,6 @@ from marval_ray.families.generation import student_generation
 from marval_ray.hub.layout import load_model
 from marval_ray.presets import PRESETS
 from marval_ray.prompt_sets import read_set
-from marval_ray.runs.folder import SETTINGS
 from marval_ray.runs.measured import LOOPS, Measured, gain, measured_in
 from marval_ray.runs.stage import GSIM, RL
 from marval_ray.types import Tokens
@@ -44,7 +40,8 @@ VARIANTS: dict[str, Settings] = {
 }
 """Of RL; the default trains both."""
 OBJECT = "object"
-COLUMNS = (FD.name, by_b(FD.name), OBJECT, by_b(OBJECT), ACCURACY.name, by_b(ACCURACY.name))
+METRICS = [BY_JUDGE[name] for name in (FD.name, by_b(FD.name), OBJECT, by_b(OBJECT), ACCURACY.name, by_b(ACCURACY.name))]
+TITLES = [metric.title for metric in METRICS]
 
 
 @dataclass(frozen=True)
@@ -77,21 +74,19 @@ def main(config: Config) -> None:
     if config.held_out_reward:
         shared["rl.held_out_rewards"] = (config.held_out_reward,)
     whole = config.out / "default"
-    run = made(whole, shared)
-    alone = {"stages": "rl", "student": whole / GSIM.student, "figures.teacher": None, "figures.loops": DEFAULT.rl.loops}
-    others = {title: made(config.out / title.replace(" ", "-"), shared | alone | own) for title, own in VARIANTS.items()}
+    run = made(whole, "gsim,rl", shared)
+    alone = {"student": whole / GSIM.student, "figures.teacher": None, "figures.loops": DEFAULT.rl.loops}
+    others = {title: made(config.out / title.replace(" ", "-"), "rl", shared | alone | own) for title, own in VARIANTS.items()}
     for name, picture in PICTURES.items():
         shutil.copy(whole / name, config.document.parent / "images" / picture)
-    before, rest = config.document.read_text(encoding="utf-8").split(BEGIN)
     text = "\n\n".join([headline(run), said(run), parts_table(run, others, list(without_residuals(whole, config)))])
-    write(config.document, f"{before}{BEGIN}\n{text}\n\n{END}{rest.split(END)[1]}")
+    write_between(config.document, BEGIN, END, f"\n{text}\n\n")
 
 
-def made(out: Path, options: Settings) -> Summary:
+def made(out: Path, stage: str, options: Settings) -> Summary:
     """Return the summary of a run in `out`."""
     if not (out / "summary.json").exists():
-        going_on = "--resume" if (out / SETTINGS).exists() else "--overwrite"
-        subprocess.run([sys.executable, JOB, "--preset", "tiny-t2i", "--out", out, *flags_of(options), going_on], check=True)
+        distil(out, stage, {"preset": "tiny-t2i"} | options)
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
@@ -104,10 +99,10 @@ def headline(run: Summary) -> str:
         ("student", "before_rl"): ("one step, after GSIM", "1 step"), ("student", ""): ("one step, after RL", "1 step"),
     }  # fmt: skip
     rows = [
-        [title, f"{found[key].loops} loops, {steps}", *cells(found[key].scores), f"{found[key].speed:.3g}"]
+        [title, f"{found[key].loops} loops, {steps}", *cells(found[key]), f"{found[key].speed:.3g}"]
         for key, (title, steps) in names.items()
     ]
-    return markdown_table(["", "sampling", *titles(), SPEED.title], rows)
+    return markdown_table(["", "sampling", *TITLES, SPEED.title], rows)
 
 
 def said(run: Summary) -> str:
@@ -119,7 +114,8 @@ def said(run: Summary) -> str:
         f"{final.scores[name] / teacher.scores[name]:.2f} after RL."
         for name in (FD.name, by_b(FD.name))
     ]
-    lines += [f"* {metric.title} after RL against before it: {verdict(final, distilled, metric.name)}." for metric in (FD, ACCURACY)]
+    pairs = [(final.scores, distilled.scores)]
+    lines += [f"* {metric.title} after RL against before it: {tables.compared(pairs, metric)}." for metric in (FD, ACCURACY)]
     rewards = [name.removesuffix("_before_std") for name in run if name.endswith("_before_std")]
     lines += [f"* {name.replace('_', ' ')}: {gain(run, name):+.2f} standard deviations of an image's before RL." for name in rewards]
     lines += [
@@ -136,22 +132,13 @@ def teacher_pace(run: Summary) -> float:
     return speeds["student"] / speeds["teacher"]
 
 
-def verdict(now: Measured, before: Measured, name: str) -> str:
-    metric = BY_JUDGE[name]
-    if better(now.scores, before.scores, metric):
-        return "better, by both judges and two standard errors"
-    if better(before.scores, now.scores, metric):
-        return "worse, by both judges and two standard errors"
-    return "neither better nor worse by both judges and two standard errors"
-
-
 def parts_table(run: Summary, others: dict[str, Summary], bare: list[list[str]]) -> str:
     """Return what RL does to residuals, codes and both, and what students draw without their residuals."""
     before = measured_in(run)["student", "before_rl"]
-    rows = [["before RL", "0", *cells(before.scores)]]
+    rows = [["before RL", "0", *cells(before)]]
     for title, one in (*others.items(), ("both", run)):
-        rows.append([f"RL of {title}", f"{gain(one):+.2f}", *cells(measured_in(one)["student", ""].scores)])
-    return markdown_table(["", "reward, SD", *titles()], rows + bare)
+        rows.append([f"RL of {title}", f"{gain(one):+.2f}", *cells(measured_in(one)["student", ""])])
+    return markdown_table(["", "reward, SD", *TITLES], rows + bare)
 
 
 def without_residuals(whole: Path, config: Config) -> Iterator[list[str]]:
@@ -162,16 +149,12 @@ def without_residuals(whole: Path, config: Config) -> Iterator[list[str]]:
     for title, stage in (("before RL", GSIM), ("after RL", RL)):
         student = load_model(whole / stage.student)
         generation = student_generation(student, codec, loops, texts=assets_index.SCENE_TEXTS)
-        scores, _ = measure(title, generation, prompts, DEFAULT.guard.seed, judges, config.sets)
-        yield [f"{title}, codes without residuals", "", *cells(scores)]
+        row, _ = measure(title, generation, prompts, DEFAULT.guard.seed, judges, config.sets)
+        yield [f"{title}, codes without residuals", "", *cells(Measured.of(row, "student"))]
 
 
-def titles() -> list[str]:
-    return [BY_JUDGE[name].title for name in COLUMNS]
-
-
-def cells(scores: Mapping[str, Any]) -> list[str]:
-    return [BY_JUDGE[name].text(scores[name], scores.get(error_of(name))) for name in COLUMNS]
+def cells(measured: Measured) -> list[str]:
+    return tables.cells([measured], METRICS)
 
 
 if __name__ == "__main__":
