@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marval_ray.config import check_seed
-from marval_ray.diffusion.samplers import Tempered
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.images import to_pixels
 from marval_ray.hub.exported import Index
@@ -111,7 +110,7 @@ class MarvalPipeline:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= temperature <= 2:
             raise ValueError(f"temperature must be in 0..2, got {temperature}")
-        sampler = Tempered(self.generation.model.one_step, temperature)
+        sampler = self.generation.model.one_step.tempered(temperature)
         generation = replace(self.generation, sampler=sampler, loops=loops, batch=batch_size)
         batches = math.ceil(len(wanted) / batch_size)
         with tqdm(**{"total": batches * loops, "unit": "loop"} | self._bar) as bar:

@@ -136,6 +136,9 @@ def test_sizes_that_do_not_go_together_are_refused():
     assert FAMILY.config(asdict(SMALL)) == SMALL and SMALL.family is FAMILY
     with pytest.raises(ValueError, match="width 18 is not a multiple of 4 and of heads 2"):
         DCARConfig(width=18, heads=2)
+    for noise in (-0.1, 2.5, float("nan")):
+        with pytest.raises(ValueError, match=f"student_noise must be in 0..2, got {noise}"):
+            DCARConfig(student_noise=noise)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -227,16 +230,17 @@ def test_padding_and_the_words_of_no_text_are_as_many_as_the_text_has(model, tex
     assert (alone[0] - alone[1]).abs().max() > 1e-3  # of texts of one word and of five
 
 
-@pytest.mark.parametrize("explored", [False, True])
-def test_a_rollout_is_drawn_again_as_it_was_and_teaches(model, text, explored):
-    sampler = Exploring(SMALL.one_step, 0.1) if explored else model.one_step
+@pytest.mark.parametrize(("explored", "noise"), [(False, 1.0), (True, 1.0), (False, 0.5), (True, 0.5)])
+def test_a_rollout_is_drawn_again_as_it_was_and_teaches(model, text, explored, noise):
+    one_step = replace(SMALL, student_noise=noise).one_step
+    sampler = Exploring(one_step, 0.1) if explored else one_step
     draws = Draws(3, (0, 1, 2, 3), group=2)
     with torch.no_grad():
         *_, tokens = FAMILY.reveal(model, sampler, TextStates(text.states[[0, 0, 1, 1]], text.real[[0, 0, 1, 1]]), draws, LOOPS)
     assert torch.equal(tokens.codes[0], tokens.codes[1]) and (tokens.values[0] != tokens.values[1]).any() == explored
     rollout = Rollout(tokens, Prompts(("a", "a", "b", "b")), draws, LOOPS, version=0, checksum=0)
     (loop,) = FAMILY.recorded(rollout, TextStates(text.states[[0, 0, 1, 1]], text.real[[0, 0, 1, 1]]), sampler, LOOPS)
-    assert 0 < loop.context.masked.sum() < loop.context.masked.numel()
+    assert 0 < loop.context.masked.sum() < loop.context.masked.numel() and loop.noise.std().item() == pytest.approx(noise, rel=0.2)
     again, _ = replay_chain(Student(model), torch.zeros_like(tokens.values), [loop])
     drawn = again + 0.1 * loop.explored.view_as(again) if explored else again
     torch.testing.assert_close(drawn, tokens.values, rtol=0, atol=1e-5)

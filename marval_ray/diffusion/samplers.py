@@ -3,7 +3,7 @@
 Shape suffixes: M rows of conditions, N tokens, D token channels, W condition width, S diffusion steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -24,6 +24,10 @@ class TokenSampler(Protocol):
     @property
     def guided(self) -> bool:
         """Whether the second half of the rows of z is the unconditional half."""
+
+    @property
+    def initial_std(self) -> float:
+        """Standard deviation of the initial noise. Who draws it takes it so; training has 1."""
 
     @property
     def noise_steps(self) -> int:
@@ -66,8 +70,13 @@ class OneStep:
 
     timestep: int
     reveal: float | None = None
+    initial_std: float = 1.0
     guided: bool = False
     noise_steps: int = 0
+
+    def tempered(self, temperature: float) -> "OneStep":
+        """Return the same with its noise times `temperature`."""
+        return replace(self, initial_std=temperature * self.initial_std)
 
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
@@ -88,32 +97,6 @@ class OneStep:
 
 
 @dataclass(frozen=True)
-class Tempered:
-    """A sampler whose initial noise has the standard deviation `temperature`; training has 1."""
-
-    sampler: TokenSampler
-    temperature: float
-
-    @property
-    def guided(self) -> bool:
-        return self.sampler.guided
-
-    @property
-    def noise_steps(self) -> int:
-        return self.sampler.noise_steps
-
-    @property
-    def reveal(self) -> float | None:
-        return self.sampler.reveal
-
-    def __call__(
-        self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
-        revealed: float,
-    ) -> Float[Tensor, "N D"]:  # fmt: skip
-        return self.sampler(head, z, self.temperature * initial, steps, revealed)
-
-
-@dataclass(frozen=True)
 class Exploring:
     """A student as a Gaussian policy: its one-step prediction plus `std` times N(0, I)."""
 
@@ -125,6 +108,10 @@ class Exploring:
     @property
     def reveal(self) -> float | None:
         return self.student.reveal
+
+    @property
+    def initial_std(self) -> float:
+        return self.student.initial_std
 
     def __call__(
         self, head: DenoisingHead, z: Float[Tensor, "M W"], initial: Float[Tensor, "N D"], steps: Float[Tensor, "S N D"],
@@ -149,6 +136,10 @@ class Chain:
 
     def __post_init__(self) -> None:
         check_reveal(self.reveal)
+
+    @property
+    def initial_std(self) -> float:
+        return 1.0
 
     @property
     def guided(self) -> bool:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from marval_ray.diffusion.head import DenoisingHead
-from marval_ray.diffusion.samplers import OneStep, Tempered, TokenSampler
+from marval_ray.diffusion.samplers import OneStep, TokenSampler
 from marval_ray.draws import Draws
 from marval_ray.files.fit import check_fit
 from marval_ray.files.tensors import StateDict, read_state
@@ -312,7 +312,7 @@ class OneByOne:
     @torch.inference_mode()
     def __init__(self, wish: Wish, backbone: Backbone, texts: Path | None = None):
         c = backbone.config
-        sampler = Tempered(backbone.one_step, wish.temperature)
+        sampler = backbone.one_step.tempered(wish.temperature)
         condition = c.family.conditioner(c, backbone.device, texts)(wish.prompt)
         self._steps = c.family.reveal(backbone, sampler, condition, wish.draws, wish.loops)
         self.tokens = Tokens(torch.zeros(1, c.num_tokens, c.token_channels, device=backbone.device))

@@ -32,11 +32,16 @@ class DCARConfig:
     """Factor of the Gumbel noise in the first loop; it falls to 0 in the last."""
     student_timestep: int = 400
     """t*: the fixed timestep at which a one-step student reads its noise."""
+    student_noise: float = 1.0
+    """Standard deviation of the noise from which a student draws residuals; it is trained with 1. Tokens draw theirs apart from each other,
+    so less can be better: at 0 residuals follow from codes and text."""
     image_size: int = 512
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4 and of heads {self.heads}")
+        if not 0 <= self.student_noise <= 2:
+            raise ValueError(f"student_noise must be in 0..2, got {self.student_noise}")
 
     @property
     def family(self) -> Family:
@@ -47,7 +52,7 @@ class DCARConfig:
 
     @property
     def one_step(self) -> OneStep:
-        return OneStep(self.student_timestep)
+        return OneStep(self.student_timestep, initial_std=self.student_noise)
 
     @property
     def num_tokens(self) -> int:

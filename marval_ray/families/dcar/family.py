@@ -60,7 +60,7 @@ class DCARFamily(Family):
         return sample_loops(backbone, sampler, condition, draws, loops)
 
     def recorded(self, rollout: Rollout, condition: TextStates, sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
-        return recorded_loops(rollout.tokens, condition, rollout.draws, sampler.noise_steps, loops)
+        return recorded_loops(rollout.tokens, condition, rollout.draws, sampler, loops)
 
     def choices(self, rollout: Rollout, config: DCARConfig, condition: TextStates) -> Iterator[Choices]:
         return code_choices(rollout.tokens, config.mask_code, condition, rollout.loops)

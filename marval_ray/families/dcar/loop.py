@@ -38,7 +38,7 @@ def sample_loops(model: DCAR, sampler: TokenSampler, text: TextStates, draws: Dr
         codes, again = draw_codes(logits, codes, hidden, count, code_temperature(c, done), draws, loop)
         codes, revealed = codes.masked_fill(again, 0), revealed.masked_fill(hidden & ~again, loop)
         if not count:
-            initial, steps = residual_noise(draws, sampler.noise_steps, values)
+            initial, steps = residual_noise(draws, sampler, values)
             z = latents if sampler.guided else latents[:batch]
             drawn = sampler(model.head, z.flatten(0, 1), initial.flatten(0, 1), steps.flatten(1, 2), revealed=1.0)
             values = drawn.unflatten(0, codes.shape)
@@ -88,18 +88,18 @@ def least_confident(confidences: Float[Tensor, "B L"], count: int) -> Bool[Tenso
 
 
 def residual_noise(
-    draws: Draws, steps: int, values: Float[Tensor, "B L D"]
+    draws: Draws, sampler: TokenSampler, values: Float[Tensor, "B L D"]
 ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "S B L D"]]:
-    """Return N(0, 1) of the shape of `values`: that of the beginning, and that of each of `steps` reverse steps, in their order."""
+    """Return noise like `values`: the initial one, of the deviation that the sampler wants, and N(0, 1) for each reverse step."""
     shape = tuple(values.shape[1:])
-    noises = [draws.noise("residual", 1 + step, shape).to(values.device) for step in range(steps)]
+    noises = [draws.noise("residual", 1 + step, shape).to(values.device) for step in range(sampler.noise_steps)]
     initial = draws.starts.noise("residual", 0, shape).to(values.device)
-    return initial, torch.stack(noises) if noises else values.new_empty(0, *values.shape)
+    return sampler.initial_std * initial, torch.stack(noises) if noises else values.new_empty(0, *values.shape)
 
 
-def recorded_loops(tokens: Tokens, text: TextStates, draws: Draws, steps: int, loops: int) -> Iterator[RecordedLoop]:
+def recorded_loops(tokens: Tokens, text: TextStates, draws: Draws, sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
     """Yield the one loop that drew values, the last: the codes that came in it were hidden."""
     assert tokens.codes is not None and tokens.revealed is not None  # DC-AR's rollouts have both
     context = DCARContext.of(tokens.codes, tokens.revealed == loops - 1, text, tokens.values)
-    initial, noises = residual_noise(draws, steps, tokens.values)
+    initial, noises = residual_noise(draws, sampler, tokens.values)
     yield RecordedLoop(context, *(part.flatten(0, 1) for part in (initial, tokens.values, *noises[:1])))

@@ -48,8 +48,8 @@ def begin(wish: Wish, model: MAR) -> MARDrawing:
     """Draw what is random about it."""
     c, device = model.config, model.device
     assert wish.prompt.labels is not None  # MAR's prompts are classes
-    random = Randomness.of(wish.draws, c.num_tokens, c.token_channels, 0)
-    noise = wish.temperature * random.initial[0].to(device)
+    random = Randomness.of(wish.draws, c.num_tokens, c.token_channels, 0, model.one_step.tempered(wish.temperature).initial_std)
+    noise = random.initial[0].to(device)
     rank = random.orders[0].flip(0).argsort()
     hidden = dict.fromkeys([c.num_tokens, *hidden_after_loops(c.num_tokens, wish.loops, c.student_reveal)])
     revealed = [c.num_tokens - count for count in hidden]

@@ -53,13 +53,13 @@ class MARFamily(Family):
 
     def reveal(self, backbone: MAR, sampler: TokenSampler, condition: Int64[Tensor, " B"], draws: Draws, loops: int) -> Iterator[Tokens]:
         c = backbone.config
-        random = Randomness.of(draws, c.num_tokens, c.token_channels, sampler.noise_steps).to(backbone.device)
+        random = Randomness.of(draws, c.num_tokens, c.token_channels, sampler.noise_steps, sampler.initial_std).to(backbone.device)
         return map(Tokens, sample_loops(backbone, sampler, condition, random, loops))
 
     def recorded(self, rollout: Rollout, condition: Int64[Tensor, " B"], sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
         tokens = rollout.tokens.values
         _, length, channels = tokens.shape
-        random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps).to(tokens.device)
+        random = Randomness.of(rollout.draws, length, channels, sampler.noise_steps, sampler.initial_std).to(tokens.device)
         return recorded_loops(tokens, condition, random, loops, sampler.reveal)
 
     def begin(self, wish: Wish, backbone: MAR, texts: Path | None = None) -> MARDrawing:

@@ -27,7 +27,7 @@ class Randomness:
     """All that is drawn for a batch of images.
 
     orders: a permutation of the positions, one a row; tokens are revealed from its END.
-    initial: N(0, 1), the x_T of the teacher's chain or the n of the student.
+    initial: N(0, std^2), the x_T of the teacher's chain or the n of the student.
     steps: N(0, 1), the noise of each reverse step, in the order in which steps are taken; S = 0 for a student.
     """
 
@@ -36,12 +36,12 @@ class Randomness:
     steps: Float[Tensor, "S B L D"]
 
     @classmethod
-    def of(cls, draws: Draws, tokens: int, channels: int, steps: int) -> "Randomness":
-        """Draw for each image, on the CPU: its order, its initial noise and that of `steps` steps."""
+    def of(cls, draws: Draws, tokens: int, channels: int, steps: int, std: float = 1.0) -> "Randomness":
+        """Draw for each image, on the CPU: its order, its initial noise, of deviation `std`, and that of `steps` steps."""
         orders, initial, noise = zip(*(_draw_image(generator, tokens, channels, steps) for generator in draws.generators()))
         if draws.group > 1:
             orders, initial, _ = zip(*(_draw_image(generator, tokens, channels, 0) for generator in draws.starts.generators()))
-        return cls(torch.stack(orders), torch.stack(initial), torch.stack(noise, dim=1))
+        return cls(torch.stack(orders), std * torch.stack(initial), torch.stack(noise, dim=1))
 
     def to(self, device: torch.device | str) -> "Randomness":
         return Randomness(self.orders.to(device), self.initial.to(device), self.steps.to(device))
