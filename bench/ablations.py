@@ -1,13 +1,15 @@
 """Measure docs/ablations.md: the default of each stage with one setting at a time changed.
 
-Records are kept and runs resumed as by bench/results.py. Runs of the RL stage start from the embedded student between the stages.
+Records are kept and runs resumed as by bench/results.py; the section of each stage is written once it is whole. Runs of the RL stage
+start from the embedded student between the stages.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tables
-from records import DEFAULT, Records, Settings, Summary, write
+from records import DEFAULT, Records, Settings, Summary, write_between
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
@@ -67,6 +69,7 @@ class Config:
     out: Path = Path("runs/ablations")
     records: Path = Path("docs/ablations.json")
     document: Path = Path("docs/ablations.md")
+    stages: tuple[Literal["gsim", "rl"], ...] = ("gsim", "rl")
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the default and its rivals; other variants have the first."""
     steps: int = 100
@@ -86,7 +89,9 @@ class Config:
 
 def main(config: Config) -> None:
     records = Records(config.records, config.out)
-    write(config.document, "\n".join([TEXT, gsim_section(config, records), rl_section(config, records)]))
+    for stage in config.stages:
+        text = {"gsim": gsim_section, "rl": rl_section}[stage](config, records)
+        write_between(config.document, f"<!-- {stage}: written by bench/ablations.py -->\n", f"<!-- end of {stage} -->\n", f"\n{text}\n")
 
 
 def gsim_section(config: Config, records: Records) -> str:
@@ -123,11 +128,6 @@ def with_rivals(
             runs[title].append(run)
     return runs
 
-
-TEXT = """# What each setting does
-
-Made by `python bench/ablations.py` on 2 CPU cores, hours.
-"""
 
 GSIM_TEXT = """## What the settings of GSIM do
 
