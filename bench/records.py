@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,27 @@ from typing import Any
 from marval_ray.embedded import assets_index
 from marval_ray.files.atomic import atomic_path, write_json
 from marval_ray.files.places import ASSETS, portable
-from marval_ray.presets import PRESETS
+from marval_ray.presets import PRESETS, PresetName
 from marval_ray.runs.folder import SETTINGS
 
 JOB = Path(__file__).parent.parent / "jobs/distill.py"
 DEFAULT = PRESETS["tiny"]
 PARTS = {"gsim": ("model", "gsim", "learner"), "rl": ("model", "gsim", "rl", "rl_learner", "guard")}
 """Parts of the configuration on which a stage's figures depend."""
-FILES = {
-    "gsim": (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE, assets_index.CLASSIFIER, assets_index.CLASSIFIER_B),
-    "rl": (ASSETS / "reward",),
-}
-"""Files and folders of weights on whose content they depend."""
+FILES: dict[str, dict[str, tuple[Path, ...]]] = {
+    "tiny": {
+        "gsim": (assets_index.TEACHER, assets_index.LATENTS, assets_index.VAE, assets_index.CLASSIFIER, assets_index.CLASSIFIER_B),
+        "rl": (ASSETS / "reward",),
+    },
+    "tiny-t2i": {
+        "gsim": (
+            assets_index.SCENE_TEACHER, assets_index.SCENE_CODES, assets_index.SCENE_CODEC, assets_index.SCENE_TEXTS,
+            assets_index.SCENE_CLASSIFIER, assets_index.SCENE_CLASSIFIER_B, assets_index.HELD_OUT_PROMPTS,
+        ),
+        "rl": (assets_index.SCENE_REWARD, assets_index.SCENE_PROMPTS),
+    },
+}  # fmt: skip
+"""Files and folders of weights on whose content they depend, by preset and stage."""
 
 Summary = dict[str, Any]
 Settings = dict[str, Any]
@@ -32,17 +42,23 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Records:
-    """`path`: the JSON file that keeps them; `out`: a folder for the runs."""
+    """`path`: the JSON file that keeps them; `out`: a folder for the runs, which are of `preset`."""
 
     path: Path
     out: Path
+    preset: PresetName = "tiny"
 
     def measure(self, name: str, stage: str, options: Settings) -> Summary:
         """The summary of a run with `options`, from the records when they have one of the same settings."""
+        chosen = options if self.preset == "tiny" else {"preset": self.preset} | options
+        return self.kept(name, stage, options, lambda: distil(self.out / name, stage, chosen))
+
+    def kept(self, name: str, stage: str, options: Settings, make: Callable[[], Summary]) -> Summary:
+        """What `make` measures, from the records when they have it of a run of the same settings."""
         records = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        wanted = json.loads(json.dumps(settings(stage, options), default=portable))
+        wanted = json.loads(json.dumps(settings(stage, options, self.preset), default=portable))
         if name not in records or records[name]["settings"] != wanted:
-            records[name] = {"settings": wanted, "summary": distil(self.out / name, stage, options)}
+            records[name] = {"settings": wanted, "summary": make()}
             write_json(self.path, records)
         return records[name]["summary"]
 
@@ -56,12 +72,12 @@ def slug(title: str) -> str:
     return "".join(c if c.isalnum() or c in ".-" else "_" for c in title)
 
 
-def settings(stage: str, options: Settings) -> Settings:
-    """All that a run's figures depend on: the default with `options`, by dotted name."""
+def settings(stage: str, options: Settings, preset: PresetName = "tiny") -> Settings:
+    """All that a run's figures depend on: the preset with `options`, by dotted name."""
     stages = stage.split(",")
     parts = dict.fromkeys(part for name in stages for part in PARTS[name])
-    default = {f"{part}.{key}": value for part in parts for key, value in asdict(getattr(DEFAULT, part)).items()}
-    files = {portable(path): checksum(path) for name in stages for path in FILES[name]}
+    default = {f"{part}.{key}": value for part in parts for key, value in asdict(getattr(PRESETS[preset], part)).items()}
+    files = {portable(path): checksum(path) for name in stages for path in FILES[preset][name]}
     return default | files | {"seed": 0} | options
 
 

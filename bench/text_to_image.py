@@ -1,18 +1,18 @@
 """Measure docs/text-to-image.md: the embedded text-to-image default through both stages, and what residuals and codes each have of it.
 
-The default run comes first; then RL of residuals alone and of codes alone from its student between the stages. Runs that are there are
-not made again, interrupted ones go on.
+The default run comes first; then RL of residuals alone and of codes alone from its student between the stages. Records are kept and runs
+resumed as by bench/results.py.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import tables
 from jaxtyping import Float
-from records import Settings, Summary, distil, write_between
+from records import Records, Settings, Summary, slug, write_between
 from torch import Tensor
 
 from marval_ray import cli
@@ -20,7 +20,7 @@ from marval_ray.embedded import assets_index
 from marval_ray.embedded.shipped_judges import SCENES
 from marval_ray.evaluation.judges import Judges
 from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, FD, SPEED, by_b, markdown_table
-from marval_ray.evaluation.sweep import measure
+from marval_ray.evaluation.sweep import Row, measure
 from marval_ray.families.base import Codec
 from marval_ray.families.dcar.presets import SCENES as MODEL
 from marval_ray.families.generation import student_generation
@@ -47,6 +47,7 @@ TITLES = [metric.title for metric in METRICS]
 @dataclass(frozen=True)
 class Config:
     out: Path = Path("runs/text-to-image")
+    records: Path = Path("docs/text-to-image.json")
     document: Path = Path("docs/text-to-image.md")
     held_out_reward: str | None = None
     """A reward that nothing learns from, such as pickscore:FOLDER of another CLIP."""
@@ -73,21 +74,20 @@ def main(config: Config) -> None:
     shared: Settings = {"figures.samples": config.samples, "figures.sets": config.sets}
     if config.held_out_reward:
         shared["rl.held_out_rewards"] = (config.held_out_reward,)
-    whole = config.out / "default"
-    run = made(whole, "gsim,rl", shared)
-    alone = {"student": whole / GSIM.student, "figures.teacher": None, "figures.loops": DEFAULT.rl.loops}
-    others = {title: made(config.out / title.replace(" ", "-"), "rl", shared | alone | own) for title, own in VARIANTS.items()}
-    for name, picture in PICTURES.items():
-        shutil.copy(whole / name, config.document.parent / "images" / picture)
-    text = "\n\n".join([headline(run), said(run), parts_table(run, others, list(without_residuals(whole, config)))])
+    records, whole = Records(config.records, config.out, "tiny-t2i"), config.out / "default"
+    run = records.measure("default", "gsim,rl", shared)
+    alone = {"student": str(whole / GSIM.student), "figures.teacher": None, "figures.loops": DEFAULT.rl.loops}
+    others = {title: records.measure(slug(title), "rl", shared | alone | own) for title, own in VARIANTS.items()}
+    bare = {
+        title: records.kept(slug(f"{title} bare"), "gsim,rl", shared, partial(without_residuals, whole / stage.student, config))
+        for title, stage in (("before RL", GSIM), ("after RL", RL))
+    }
+    pictures = config.document.parent / "images"
+    pictures.mkdir(exist_ok=True)
+    for name, picture in PICTURES.items() if (whole / "summary.json").exists() else ():
+        shutil.copy(whole / name, pictures / picture)
+    text = "\n\n".join([headline(run), said(run), parts_table(run, others, bare)])
     write_between(config.document, BEGIN, END, f"\n{text}\n\n")
-
-
-def made(out: Path, stage: str, options: Settings) -> Summary:
-    """Return the summary of a run in `out`."""
-    if not (out / "summary.json").exists():
-        distil(out, stage, {"preset": "tiny-t2i"} | options)
-    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
 def headline(run: Summary) -> str:
@@ -132,25 +132,24 @@ def teacher_pace(run: Summary) -> float:
     return speeds["student"] / speeds["teacher"]
 
 
-def parts_table(run: Summary, others: dict[str, Summary], bare: list[list[str]]) -> str:
+def parts_table(run: Summary, others: dict[str, Summary], bare: dict[str, Row]) -> str:
     """Return what RL does to residuals, codes and both, and what students draw without their residuals."""
     before = measured_in(run)["student", "before_rl"]
     rows = [["before RL", "0", *cells(before)]]
     for title, one in (*others.items(), ("both", run)):
         rows.append([f"RL of {title}", f"{gain(one):+.2f}", *cells(measured_in(one)["student", ""])])
-    return markdown_table(["", "reward, SD", *TITLES], rows + bare)
+    for title, row in bare.items():
+        rows.append([f"{title}, codes without residuals", "", *cells(Measured.of(row, "student"))])
+    return markdown_table(["", "reward, SD", *TITLES], rows)
 
 
-def without_residuals(whole: Path, config: Config) -> Iterator[list[str]]:
-    """Yield rows of the codes alone, of the student before and after RL."""
+def without_residuals(student: Path, config: Config) -> Row:
+    """Measure what a student's codes are worth alone."""
     prompts = read_set(assets_index.HELD_OUT_PROMPTS).prompts.in_turn(config.samples * config.sets)
-    judges, loops = Judges.load(*SCENES), DEFAULT.rl.loops[0]
     codec = CodesAlone(MODEL.family.codec(assets_index.SCENE_CODEC, MODEL))
-    for title, stage in (("before RL", GSIM), ("after RL", RL)):
-        student = load_model(whole / stage.student)
-        generation = student_generation(student, codec, loops, texts=assets_index.SCENE_TEXTS)
-        row, _ = measure(title, generation, prompts, DEFAULT.guard.seed, judges, config.sets)
-        yield [f"{title}, codes without residuals", "", *cells(Measured.of(row, "student"))]
+    generation = student_generation(load_model(student), codec, DEFAULT.rl.loops[0], texts=assets_index.SCENE_TEXTS)
+    row, _ = measure("student", generation, prompts, DEFAULT.guard.seed, Judges.load(*SCENES), config.sets)
+    return row
 
 
 def cells(measured: Measured) -> list[str]:

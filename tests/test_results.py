@@ -32,6 +32,17 @@ def test_documents_show_what_was_measured_with_the_settings_of_today(monkeypatch
     assert [line for line in told if "Made by" not in line] == [line for line in written if "Made by" not in line]
 
 
+def test_the_page_on_text_to_image_shows_what_was_measured_with_the_settings_of_today(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    for module, measure in ((records, "distil"), (text_to_image, "without_residuals")):
+        monkeypatch.setattr(module, measure, lambda *asked: pytest.fail("to be measured again: python bench/text_to_image.py"))
+    written = (ROOT / "docs/text-to-image.md").read_text(encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(written, encoding="utf-8")
+    text_to_image.main(text_to_image.Config(document=page))
+    assert page.read_text(encoding="utf-8") == written
+
+
 def test_a_change_of_settings_asks_for_a_new_run(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(records, "distil", lambda out, stage, options: asked.append((out.name, stage)) or {"fd": 1.0})
@@ -44,7 +55,7 @@ def test_a_change_of_settings_asks_for_a_new_run(monkeypatch, tmp_path):
 def test_files_that_were_trained_anew_ask_for_a_new_run(monkeypatch, tmp_path):
     asked, weights = [], tmp_path / "teacher.safetensors"
     monkeypatch.setattr(records, "distil", lambda out, stage, options: asked.append(stage) or {})
-    monkeypatch.setitem(records.FILES, "gsim", (weights,))
+    monkeypatch.setitem(records.FILES["tiny"], "gsim", (weights,))
     for content in (b"old", b"old", b"new"):
         weights.write_bytes(content)
         records.Records(tmp_path / "records.json", tmp_path).measure("seed-0", "gsim", {})

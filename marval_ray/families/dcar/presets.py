@@ -14,7 +14,7 @@ LOOPS = 12
 
 SCENES = DCARConfig(
     side=8, num_codes=1024, token_channels=8, residual_scale=0.0839, text_length=24, text_width=96, width=160, depth=4, heads=5,
-    mlp_width=640, head_width=160, head_depth=2, code_guidance=1.5, image_size=64,
+    mlp_width=640, head_width=160, head_depth=2, code_guidance=1.5, student_noise=0.5, image_size=64,
 )  # fmt: skip
 SCENES_TOKENIZER = DCHTConfig((32, 32, 64, 128), (0, 1, 1, 1), (0, 1, 1, 1), token_channels=8, num_codes=1024)
 """Of the models that jobs/embedded trains on scenes of emoji."""
