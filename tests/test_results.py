@@ -10,6 +10,7 @@ from commands import ROOT
 sys.path.append(str(ROOT / "bench"))
 
 import ablations  # noqa: E402
+import black_box  # noqa: E402
 import over_optimisation  # noqa: E402
 import records  # noqa: E402
 import results  # noqa: E402
@@ -123,7 +124,8 @@ def test_variants_of_gsim_have_errors_over_runs_or_over_sets():
     ("preset", "variants"),
     [
         ("tiny", ablations.GSIM), ("tiny", ablations.RL), ("tiny", {"quick": ablations.QUICK}), ("tiny", over_optimisation.VARIANTS),
-        ("tiny", {"open": over_optimisation.OPEN}), ("tiny-t2i", text_to_image.VARIANTS),
+        ("tiny", {"open": over_optimisation.OPEN}), ("tiny", {"policy": black_box.POLICY} | black_box.VARIANTS),
+        ("tiny-t2i", text_to_image.VARIANTS),
     ],
 )  # fmt: skip
 def test_what_benches_change_is_what_the_command_reads(preset, variants):

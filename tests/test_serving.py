@@ -148,6 +148,7 @@ def test_the_page_draws_chosen_classes(page):
         "t-shirt, seed 7", "t-shirt, seed 8", "sneaker, seed 7", "sneaker, seed 8",
     ]  # fmt: skip
     assert page.get_by_role("img").evaluate_all("all => all.every(i => i.naturalWidth == 28)")
+    assert page.get_by_role("img").first.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"  # they are magnified
     assert page.evaluate("window.seen.size") > 4 * 10  # loop by loop
     with page.expect_download() as download:
         page.get_by_role("link", name="Download sneaker, seed 8").click()

@@ -79,5 +79,5 @@ def test_prompts_by_openai_s_client_and_on_the_page(folder, tmp_path):
             expect(page.locator("#curl")).to_contain_text(f'{{"prompt":"{PROMPT}","n":2,"steps":3,"temperature":1,"seed":7}}')
             draw(page)
             assert page.get_by_role("img").evaluate_all("all => all.map(i => i.alt)") == [f"{PROMPT}, seed 7", f"{PROMPT}, seed 8"]
-            assert page.get_by_role("img").evaluate_all("all => all.every(i => i.naturalWidth == 256)")
+            assert page.get_by_role("img").evaluate_all("all => all.every(i => i.naturalWidth == 256 && i.width >= 256)")
             assert page.evaluate("document.documentElement.scrollWidth") <= 375
