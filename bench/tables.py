@@ -144,11 +144,11 @@ def gsim_table(variants: dict[str, list[Summary]], loops: tuple[int, ...]) -> st
     found = {title: {n: [Measured.of(student_rows(run)[n], "student") for run in runs] for n in loops} for title, runs in variants.items()}
     shown = told(each for by_loops in found.values() for at in by_loops.values() for each in at)
     lines = [
-        [title, *(cell for n in loops for cell in cells(found[title][n], shown)), over((run[GSIM.seconds] for run in runs), ".0f")]
-        for title, runs in variants.items()
+        [title, *(cell for n in loops for cell in cells(found[title][n], shown))]
+        for title in variants
     ]
     heads = [head for n in loops for head in (f"{shown[0].title}, {n} loops", *(metric.title for metric in shown[1:]))]
-    return markdown_table(["change", *heads, "GSIM seconds"], lines)
+    return markdown_table(["change", *heads], lines)
 
 
 def rl_table(variants: dict[str, list[Summary]]) -> str:
