@@ -44,6 +44,16 @@ def test_the_page_on_text_to_image_shows_what_was_measured_with_the_settings_of_
     assert page.read_text(encoding="utf-8") == written
 
 
+def test_the_page_on_rl_shows_what_the_black_box_gave(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(records, "distil", lambda *asked: pytest.fail("to be measured again: python bench/black_box.py"))
+    written = (ROOT / "docs/rl.md").read_text(encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(written, encoding="utf-8")
+    black_box.main(black_box.Config(document=page))
+    assert page.read_text(encoding="utf-8") == written
+
+
 def test_a_change_of_settings_asks_for_a_new_run(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(records, "distil", lambda out, stage, options: asked.append((out.name, stage)) or {"fd": 1.0})
