@@ -140,8 +140,7 @@ def with_rivals(
 GSIM_TEXT = """## What the settings of GSIM do
 
 One change at a time, {steps} updates each, where the default takes {whole}; {samples} samples in each of {sets} sets. {errors}
-An update takes about as long for all but two auxiliary updates, which take 1.5 times as long. What is better after {steps} updates need not
-be so at the end.
+Two auxiliary updates take longer than one. What is better after {steps} updates need not be so at the end.
 
 {table}
 """

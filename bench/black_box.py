@@ -13,7 +13,7 @@ from records import DEFAULT, Records, Settings, Summary, write_between
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, markdown_table
+from marval_ray.evaluation.metrics import BY_JUDGE, markdown_table
 from marval_ray.runs.measured import gain, measured_in
 from marval_ray.runs.stage import RL
 
@@ -29,7 +29,7 @@ VARIANTS: dict[str, Settings] = {
         "rl.drift_weight": DEFAULT.rl.drift_weight / 10, "rl.class_drift_weight": DEFAULT.rl.class_drift_weight / 10,
     },
 }
-METRICS = [BY_JUDGE[name] for name in (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)]
+METRICS = [BY_JUDGE[name] for name in tables.SHORT]
 
 
 @dataclass(frozen=True)

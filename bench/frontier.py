@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from records import DEFAULT, checksum, write
+from tables import SHORT as COLUMNS
 
 from marval_ray import cli
 from marval_ray.diffusion.samplers import Ancestral
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.shipped_judges import CLOTHES
 from marval_ray.evaluation.judges import Judges
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, SPEED, by_b, error_of, markdown_table
+from marval_ray.evaluation.metrics import BY_JUDGE, FD, SPEED, error_of, markdown_table
 from marval_ray.evaluation.sweep import Row, images_per_second, measure
 from marval_ray.families.generation import Generation, student_generation
 from marval_ray.files.atomic import write_json
@@ -38,7 +39,6 @@ FAST = (
 """Of the accelerated teacher: loops, steps of the first and of the last loop, p of 1 - u^p."""
 LOOPS = (8, 6, 4, 3, 2)
 """Of the student."""
-COLUMNS = (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
 
 
 @dataclass(frozen=True)

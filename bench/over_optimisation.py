@@ -15,12 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from records import DEFAULT, JOB, Settings, flags_of, slug, write
 from safetensors.torch import load_file
+from tables import SHORT as COLUMNS
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
 from marval_ray.embedded.shipped_judges import CLOTHES
 from marval_ray.evaluation.judges import Figures, Judges
-from marval_ray.evaluation.metrics import ACCURACY, BY_JUDGE, DIVERSITY, FD, by_b, error_of, markdown_table
+from marval_ray.evaluation.metrics import BY_JUDGE, DIVERSITY, FD, by_b, error_of, markdown_table
 from marval_ray.evaluation.scores import Scores
 from marval_ray.families.generation import student_generation
 from marval_ray.files.tensors import StateDict
@@ -34,7 +35,6 @@ VARIANTS: dict[str, Settings] = {
     "the reward alone": {"rl.drift_weight": 0.0, "rl.class_drift_weight": 0.0},
 }
 OPEN: Settings = {"guard.max_fd": 1e9, "guard.min_diversity": 0.0, "guard.min_recall": 0.0, "guard.max_accuracy_loss": 1.0}
-COLUMNS = (FD.name, by_b(FD.name), ACCURACY.name, by_b(ACCURACY.name), DIVERSITY.name)
 
 
 @dataclass(frozen=True)

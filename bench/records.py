@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -50,8 +51,7 @@ class Records:
 
     def measure(self, name: str, stage: str, options: Settings) -> Summary:
         """The summary of a run with `options`, from the records when they have one of the same settings."""
-        chosen = options if self.preset == "tiny" else {"preset": self.preset} | options
-        return self.kept(name, stage, options, lambda: distil(self.out / name, stage, chosen))
+        return self.kept(name, stage, options, lambda: distil(self.out / name, stage, {"preset": self.preset} | options))
 
     def kept(self, name: str, stage: str, options: Settings, make: Callable[[], Summary]) -> Summary:
         """What `make` measures, from the records when they have it of a run of the same settings."""
@@ -99,6 +99,13 @@ def write_between(path: Path, begin: str, end: str, text: str) -> None:
     """Put `text` in the place of what stands between two marks of a page."""
     before, rest = path.read_text(encoding="utf-8").split(begin)
     write(path, f"{before}{begin}{text}{end}{rest.split(end)[1]}")
+
+
+def copy_pictures(run: Path, folder: Path, names: dict[str, str]) -> None:
+    """Copy pictures of a run under names of their own. Of a run that is recorded but no longer there the old ones stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, copy in names.items() if (run / "summary.json").exists() else ():
+        shutil.copy(run / name, folder / copy)
 
 
 def distil(out: Path, stage: str, options: Settings) -> Summary:

@@ -7,13 +7,12 @@ command may be stopped and repeated. The pictures come from the first seed.
 
 import json
 import shlex
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tables
-from records import Records, Summary, write, write_between
+from records import Records, Summary, copy_pictures, write, write_between
 
 from marval_ray import cli
 from marval_ray.embedded import assets_index
@@ -40,10 +39,7 @@ def main(config: Config) -> None:
     records = Records(config.records, config.out)
     shared = {"figures.samples": config.samples, "figures.sets": config.sets}
     runs = [records.measure(f"seed-{seed}", "gsim,rl", shared | {"seed": seed}) for seed in config.seeds]
-    first, pictures = config.out / f"seed-{config.seeds[0]}", config.document.parent / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES if (first / "summary.json").exists() else ():
-        shutil.copy(first / name, pictures / name)
+    copy_pictures(config.out / f"seed-{config.seeds[0]}", config.document.parent / "images", dict(zip(PICTURES, PICTURES)))
     write(config.document, document(config, runs))
     write_between(config.readme, BEGIN, END, f"{first_screen(config, runs)}\n")
 

@@ -143,10 +143,7 @@ def gsim_table(variants: dict[str, list[Summary]], loops: tuple[int, ...]) -> st
     """Of runs of one variant the mean ± standard error, of a single one the error over its sets."""
     found = {title: {n: [Measured.of(student_rows(run)[n], "student") for run in runs] for n in loops} for title, runs in variants.items()}
     shown = told(each for by_loops in found.values() for at in by_loops.values() for each in at)
-    lines = [
-        [title, *(cell for n in loops for cell in cells(found[title][n], shown))]
-        for title in variants
-    ]
+    lines = [[title, *(cell for n in loops for cell in cells(found[title][n], shown))] for title in variants]
     heads = [head for n in loops for head in (f"{shown[0].title}, {n} loops", *(metric.title for metric in shown[1:]))]
     return markdown_table(["change", *heads], lines)
 

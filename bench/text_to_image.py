@@ -5,14 +5,13 @@ resumed as by bench/results.py.
 """
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import tables
 from jaxtyping import Float
-from records import Records, Settings, Summary, slug, write_between
+from records import Records, Settings, Summary, copy_pictures, slug, write_between
 from torch import Tensor
 
 from marval_ray import cli
@@ -82,10 +81,7 @@ def main(config: Config) -> None:
         title: records.kept(slug(f"{title} bare"), "gsim,rl", shared, partial(without_residuals, whole / stage.student, config))
         for title, stage in (("before RL", GSIM), ("after RL", RL))
     }
-    pictures = config.document.parent / "images"
-    pictures.mkdir(exist_ok=True)
-    for name, picture in PICTURES.items() if (whole / "summary.json").exists() else ():
-        shutil.copy(whole / name, pictures / picture)
+    copy_pictures(whole, config.document.parent / "images", PICTURES)
     text = "\n\n".join([headline(run), said(run), parts_table(run, others, bare)])
     write_between(config.document, BEGIN, END, f"\n{text}\n\n")
 

@@ -33,24 +33,14 @@ def test_documents_show_what_was_measured_with_the_settings_of_today(monkeypatch
     assert [line for line in told if "Made by" not in line] == [line for line in written if "Made by" not in line]
 
 
-def test_the_page_on_text_to_image_shows_what_was_measured_with_the_settings_of_today(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("bench", "name"), [(text_to_image, "text-to-image.md"), (black_box, "rl.md")])
+def test_pages_with_figures_between_marks_show_what_was_measured_with_the_settings_of_today(monkeypatch, tmp_path, bench, name):
     monkeypatch.chdir(ROOT)
     for module, measure in ((records, "distil"), (text_to_image, "without_residuals")):
-        monkeypatch.setattr(module, measure, lambda *asked: pytest.fail("to be measured again: python bench/text_to_image.py"))
-    written = (ROOT / "docs/text-to-image.md").read_text(encoding="utf-8")
-    page = tmp_path / "page.md"
+        monkeypatch.setattr(module, measure, lambda *asked: pytest.fail(f"to be measured again: python {bench.__file__}"))
+    page, written = tmp_path / name, (ROOT / "docs" / name).read_text(encoding="utf-8")
     page.write_text(written, encoding="utf-8")
-    text_to_image.main(text_to_image.Config(document=page))
-    assert page.read_text(encoding="utf-8") == written
-
-
-def test_the_page_on_rl_shows_what_the_black_box_gave(monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(records, "distil", lambda *asked: pytest.fail("to be measured again: python bench/black_box.py"))
-    written = (ROOT / "docs/rl.md").read_text(encoding="utf-8")
-    page = tmp_path / "page.md"
-    page.write_text(written, encoding="utf-8")
-    black_box.main(black_box.Config(document=page))
+    bench.main(bench.Config(document=page))
     assert page.read_text(encoding="utf-8") == written
 
 
