@@ -3,8 +3,8 @@
     python bench/gpu.py
     python bench/gpu.py --presets mar-h --json mar-h.json
 
-Sampling is of tokens, without the decoder; the reward is KL-16's decoder and a CLIP of PickScore's size, with gradient;
-the replay is the learner's, of all loops with gradient; GSIM is whole updates, with DeepSpeed.
+Sampling is of tokens, without the decoder, "graphs" in bfloat16 by CUDA graphs; the reward is KL-16's decoder and a CLIP of PickScore's
+size, with gradient; the replay is the learner's, of all loops with gradient; GSIM is whole updates, with DeepSpeed.
 """
 
 import gc
@@ -31,7 +31,8 @@ from marval_ray.evaluation.metrics import markdown_table
 from marval_ray.families.mar.autoencoder import KL16, KLVAE, load_vae
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
-from marval_ray.families.mar.loop import Randomness, sample_tokens
+from marval_ray.families.mar.graphs import SWITCH, draw_loops
+from marval_ray.families.mar.loop import Randomness
 from marval_ray.files.atomic import write_json
 from marval_ray.plan.workers import PICKSCORE, SizedReward
 from marval_ray.reinforce.scoring import Scorer
@@ -40,7 +41,9 @@ from marval_ray.types import Prompts, Tokens
 DEVICE = own_device()
 TEACHER = Ancestral(steps=100, cfg=3.0)
 Preset = Literal["mar-b", "mar-l", "mar-h", "tiny"]
-Part = Literal["student", "student bf16", "teacher bf16", "reward", "replay", "gsim"]
+Part = Literal[
+    "student", "student bf16", "student graphs", "one image bf16", "one image graphs", "teacher bf16", "reward", "replay", "gsim",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,23 @@ def random_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Randomness, T
     return random.to(DEVICE), torch.arange(batch, device=DEVICE) % c.num_classes
 
 
-def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype) -> float:
+def sampling(
+    c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype, batch: int, graphs: bool = False
+) -> float:  # fmt: skip
     model = random_model(c, DEVICE).to(dtype)
-    random, labels = random_of(c, config.batch, sampler.noise_steps)
+    random, labels = random_of(c, batch, sampler.noise_steps)
+    os.environ[SWITCH] = str(int(graphs))
 
     @torch.inference_mode()
     def draw() -> None:
-        sample_tokens(model, sampler, labels, random, config.loops)
+        *_, _ = draw_loops(model, sampler, labels, random, config.loops)
 
+    if graphs:
+        draw()  # they are captured for a size that comes back
     if dtype == torch.float32:
         with autocast_on_gpu(DEVICE):
-            return measure(draw, config.repeats) / config.batch
-    return measure(draw, config.repeats) / config.batch
+            return measure(draw, config.repeats) / batch
+    return measure(draw, config.repeats) / batch
 
 
 def scoring(c: ModelConfig, config: Config) -> float:
@@ -129,9 +137,12 @@ def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[
     c = PRESETS[preset].model
     one_step = c.one_step
     return {
-        "student": (config.batch, lambda: sampling(c, config, one_step, torch.float32)),
-        "student bf16": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16)),
-        "teacher bf16": (config.batch, lambda: sampling(c, config, TEACHER, torch.bfloat16)),
+        "student": (config.batch, lambda: sampling(c, config, one_step, torch.float32, config.batch)),
+        "student bf16": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16, config.batch)),
+        "student graphs": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16, config.batch, graphs=True)),
+        "one image bf16": (1, lambda: sampling(c, config, one_step, torch.bfloat16, 1)),
+        "one image graphs": (1, lambda: sampling(c, config, one_step, torch.bfloat16, 1, graphs=True)),
+        "teacher bf16": (config.batch, lambda: sampling(c, config, TEACHER, torch.bfloat16, config.batch)),
         "reward": (config.scored, lambda: scoring(c, config)),
         "replay": (config.replayed, lambda: replaying(c, config)),
         "gsim": (config.batch, lambda: distilling(preset, config)),

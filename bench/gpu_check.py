@@ -20,9 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PARTS = {
-    "mar-b": ("student bf16", "replay", "gsim", "reward", "student", "teacher bf16"),
+    "mar-b": (
+        "student bf16", "student graphs", "one image bf16", "one image graphs", "replay", "gsim", "reward", "student", "teacher bf16",
+    ),
     "mar-h": ("student bf16",),
-}
+}  # fmt: skip
 """What bench/gpu.py measures of each preset, the most wanted first."""
 VERDICT = re.compile(r"^(\S+::\S.*?) (PASSED|FAILED|ERROR|SKIPPED)", re.MULTILINE)
 CARD = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '', torch.__version__, sep='|')"

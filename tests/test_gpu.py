@@ -20,7 +20,8 @@ from marval_ray.draws import Draws
 from marval_ray.embedded import assets_index
 from marval_ray.families.generation import student_generation
 from marval_ray.families.mar.batching import advance, begin
-from marval_ray.families.mar.loop import Randomness, sample_tokens
+from marval_ray.families.mar.graphs import SWITCH, draw_loops
+from marval_ray.families.mar.loop import Randomness, sample_loops, sample_tokens
 from marval_ray.hub.layout import load_model
 from marval_ray.types import Prompts
 
@@ -55,6 +56,25 @@ def test_bfloat16_draws_nearly_the_same_images():
     weights_too = student_generation(model.bfloat16(), codec, loops=8).images(prompts, 0)
     for images in (rounded, weights_too):
         assert (images - exact).abs().mean() < 4 * GREY
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_graphs_draw_what_eager_loops_draw(kind, monkeypatch):
+    monkeypatch.setenv(SWITCH, "1")
+    model = load_model({"student": assets_index.STUDENT, "teacher": assets_index.TEACHER}[kind]).eval().cuda()
+    c = model.config
+    sampler = c.one_step if kind == "student" else Ancestral(steps=5, cfg=3.0, clip_x0=1.0)
+    for seed in range(4):  # the first batch of a size is drawn without graphs, the third by those of the second
+        if seed == 3:
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+        random = Randomness.of(Draws(seed, tuple(range(8))), c.num_tokens, c.token_channels, sampler.noise_steps).to("cuda")
+        labels = (torch.arange(8, device="cuda") + seed) % 10
+        drawn = list(draw_loops(model, sampler, labels, random, 8))
+        eager = list(sample_loops(model, sampler, labels, random, 8))
+        assert len(drawn) == len(eager) == 8
+        assert max((one - other).abs().max() for one, other in zip(drawn, eager)) < 1e-4
 
 
 @torch.inference_mode()

@@ -16,7 +16,8 @@ from marval_ray.families.mar.batching import MARDrawing
 from marval_ray.families.mar.codec import KLCodec
 from marval_ray.families.mar.config import ModelConfig
 from marval_ray.families.mar.data import MaskedLatents
-from marval_ray.families.mar.loop import Randomness, recorded_loops, sample_loops
+from marval_ray.families.mar.graphs import draw_loops
+from marval_ray.families.mar.loop import Randomness, recorded_loops
 from marval_ray.families.mar.model import MAR
 from marval_ray.files.latents import check_latents
 from marval_ray.types import Prompts, Rollout, Tokens
@@ -54,7 +55,7 @@ class MARFamily(Family):
     def reveal(self, backbone: MAR, sampler: TokenSampler, condition: Int64[Tensor, " B"], draws: Draws, loops: int) -> Iterator[Tokens]:
         c = backbone.config
         random = Randomness.of(draws, c.num_tokens, c.token_channels, sampler.noise_steps, sampler.initial_std).to(backbone.device)
-        return map(Tokens, sample_loops(backbone, sampler, condition, random, loops))
+        return map(Tokens, draw_loops(backbone, sampler, condition, random, loops))
 
     def recorded(self, rollout: Rollout, condition: Int64[Tensor, " B"], sampler: TokenSampler, loops: int) -> Iterator[RecordedLoop]:
         tokens = rollout.tokens.values
