@@ -35,6 +35,9 @@ def test_a_teacher_goes_on_to_the_same_numbers(tmp_path):
     succeed(*job, "--steps", 4, "--out", tmp_path / "parts", "--resume")
     whole, parts = (read_state(tmp_path / name / "teacher.safetensors") for name in ("whole", "parts"))
     assert same(whole, parts)
+    succeed(*job, "--steps", 4, "--bf16", "--out", tmp_path / "rounded")
+    rounded = read_state(tmp_path / "rounded" / "teacher.safetensors")
+    assert not same(whole, rounded) and all((whole[name] - rounded[name]).abs().max() < 1e-2 for name in whole)
     assert load_model(tmp_path / "whole" / "teacher.safetensors").config == MODELS["tiny"]
     assert "no state to resume" in refuse(*job, "--out", tmp_path / "absent", "--resume")
 
