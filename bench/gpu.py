@@ -10,6 +10,7 @@ size, with gradient; the replay is the learner's, of all loops with gradient; GS
 import gc
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -93,9 +94,7 @@ def random_of(c: ModelConfig, batch: int, steps: int = 0) -> tuple[Randomness, T
     return random.to(DEVICE), torch.arange(batch, device=DEVICE) % c.num_classes
 
 
-def sampling(
-    c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype, batch: int, graphs: bool = False
-) -> float:  # fmt: skip
+def sampling(c: ModelConfig, config: Config, sampler: TokenSampler, dtype: torch.dtype, batch: int, graphs: bool = False) -> float:
     model = random_model(c, DEVICE).to(dtype)
     random, labels = random_of(c, batch, sampler.noise_steps)
     os.environ[SWITCH] = str(int(graphs))
@@ -106,46 +105,44 @@ def sampling(
 
     if graphs:
         draw()  # they are captured for a size that comes back
-    if dtype == torch.float32:
-        with autocast_on_gpu(DEVICE):
-            return measure(draw, config.repeats) / batch
-    return measure(draw, config.repeats) / batch
+    with autocast_on_gpu(DEVICE) if dtype == torch.float32 else nullcontext():
+        return measure(draw, config.repeats)
 
 
-def scoring(c: ModelConfig, config: Config) -> float:
+def scoring(c: ModelConfig, config: Config, batch: int) -> float:
     with DEVICE:  # where random weights are made at once
         vae = load_vae(assets_index.VAE) if c.latent_channels != KL16.z_channels else KLVAE(KL16.build())
         reward = SizedReward(CLIPModel(PICKSCORE))
     scorer = Scorer(KLCodec(vae.to(DEVICE), c), reward)
-    random, _ = random_of(c, config.scored)
-    tokens, prompts = Tokens(random.initial), Prompts.classes_in_turn(c.num_classes, config.scored)
-    return measure(lambda: scorer(tokens, prompts), config.repeats) / config.scored
+    random, _ = random_of(c, batch)
+    tokens, prompts = Tokens(random.initial), Prompts.classes_in_turn(c.num_classes, batch)
+    return measure(lambda: scorer(tokens, prompts), config.repeats)
 
 
-def replaying(c: ModelConfig, config: Config) -> float:
-    return measure(replay_update(c, config.replayed, config.loops, config.loops, DEVICE), config.repeats) / config.replayed
+def replaying(c: ModelConfig, config: Config, batch: int) -> float:
+    return measure(replay_update(c, batch, config.loops, config.loops, DEVICE), config.repeats)
 
 
-def distilling(preset: str, config: Config) -> float:
+def distilling(preset: str, config: Config, batch: int) -> float:
     """Whole updates of both networks."""
-    with gsim_update(preset, config.batch, DEVICE) as update:
-        return measure(update, config.repeats) / config.batch
+    with gsim_update(preset, batch, DEVICE) as update:
+        return measure(update, config.repeats)
 
 
-def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[], float]]]:
-    """(batch, measurement) of each part."""
-    c = PRESETS[preset].model
+def parts_of(preset: Preset, config: Config) -> dict[Part, tuple[int, Callable[[int], float]]]:
+    """(batch, what measures the seconds of one) of each part."""
+    c, bf16 = PRESETS[preset].model, torch.bfloat16
     one_step = c.one_step
     return {
-        "student": (config.batch, lambda: sampling(c, config, one_step, torch.float32, config.batch)),
-        "student bf16": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16, config.batch)),
-        "student graphs": (config.batch, lambda: sampling(c, config, one_step, torch.bfloat16, config.batch, graphs=True)),
-        "one image bf16": (1, lambda: sampling(c, config, one_step, torch.bfloat16, 1)),
-        "one image graphs": (1, lambda: sampling(c, config, one_step, torch.bfloat16, 1, graphs=True)),
-        "teacher bf16": (config.batch, lambda: sampling(c, config, TEACHER, torch.bfloat16, config.batch)),
-        "reward": (config.scored, lambda: scoring(c, config)),
-        "replay": (config.replayed, lambda: replaying(c, config)),
-        "gsim": (config.batch, lambda: distilling(preset, config)),
+        "student": (config.batch, lambda batch: sampling(c, config, one_step, torch.float32, batch)),
+        "student bf16": (config.batch, lambda batch: sampling(c, config, one_step, bf16, batch)),
+        "student graphs": (config.batch, lambda batch: sampling(c, config, one_step, bf16, batch, graphs=True)),
+        "one image bf16": (1, lambda batch: sampling(c, config, one_step, bf16, batch)),
+        "one image graphs": (1, lambda batch: sampling(c, config, one_step, bf16, batch, graphs=True)),
+        "teacher bf16": (config.batch, lambda batch: sampling(c, config, TEACHER, bf16, batch)),
+        "reward": (config.scored, lambda batch: scoring(c, config, batch)),
+        "replay": (config.replayed, lambda batch: replaying(c, config, batch)),
+        "gsim": (config.batch, lambda batch: distilling(preset, config, batch)),
     }
 
 
@@ -161,7 +158,7 @@ def main(config: Config) -> None:
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            seconds = work()
+            seconds = work(batch) / batch
             memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else 0.0
             results.append(Measured(preset, part, batch, seconds, memory))
             print(f"{preset} {part}: {1000 * seconds:.2f} ms an image, {memory:.1f} GB", flush=True)

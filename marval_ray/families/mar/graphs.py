@@ -91,9 +91,8 @@ class Graphs:
         if key not in self.known:
             self.known[key] = None
             return None
-        graphed = self.known[key] or GraphedLoops(sampler, labels, random)
-        self.known[key] = graphed
-        return graphed
+        self.known[key] = self.known[key] or GraphedLoops(sampler, labels, random)
+        return self.known[key]
 
 
 _OF_MODELS: WeakKeyDictionary[MAR, Graphs] = WeakKeyDictionary()
